@@ -1,0 +1,367 @@
+//! The judgement: a request of a proven principal becomes either what to ask the provider, or how
+//! it ends.
+
+use std::collections::BTreeMap;
+
+use millrace_config::{Config, LimitsConfig, ModelConfig};
+use millrace_schemas::{Ended, Meta, Request, RequestId};
+
+use crate::body::EditableBody;
+use crate::checks::{integer, missing, wrong_type};
+use crate::directory::{Directory, DirectoryError, Principal, Tenant};
+use crate::extension::Extension;
+use crate::json::{self, NotAnObject};
+use crate::messages::Messages;
+use crate::meta::{self, Arrival, Rejected, Wrong, cut};
+use crate::tokens;
+
+/// Members that are read here, and so may be there only once: a second one could say something else
+/// to the provider.
+const READ: [&str; 10] = [
+    "model",
+    "messages",
+    "n",
+    "max_tokens",
+    "max_completion_tokens",
+    "stream",
+    "millrace",
+    "tools",
+    "functions",
+    "response_format",
+];
+
+/// Members that become part of the prompt beside the messages.
+const PROMPTED: [&str; 3] = ["tools", "functions", "response_format"];
+
+const MAX_CHOICES: u32 = 16;
+
+/// Everything that a judgement depends on beside the request: who there is, and what may be asked.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    directory: Directory,
+    models: BTreeMap<String, ModelConfig>,
+    limits: LimitsConfig,
+    rule_set: String,
+    /// Passages by default; `None` where there are no documents.
+    top_k: Option<u32>,
+}
+
+/// Passages to put into the prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retrieval {
+    /// Collection of the tenant.
+    pub collection: String,
+    /// How many passages at most.
+    pub top_k: u32,
+    /// What to look for: the text of the last message of a user.
+    pub question: String,
+}
+
+/// A request that may be worked on.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// Who asked, until when, and where the answer goes.
+    pub meta: Meta,
+    /// Model as the client wrote it; a chat model that the tenant may use.
+    pub model: String,
+    /// Rule set that the answer is held to.
+    pub rule_set: String,
+    /// Tokens of the prompt: counted when a collection is named or the bound would be too much, else
+    /// the number of bytes, which no tokenizer exceeds.
+    pub prompt_tokens: u32,
+    /// What `prompt_tokens` may become by passages.
+    pub prompt_limit: u32,
+    /// Output tokens reserved for each choice.
+    pub max_output_tokens: u32,
+    /// Answers asked for.
+    pub choices: u32,
+    /// Passages to fetch.
+    pub collection: Option<Retrieval>,
+    /// The client's JSON without our own member `millrace`.
+    pub body: EditableBody,
+}
+
+impl Admission {
+    /// What a configuration admits.
+    ///
+    /// # Errors
+    /// As [`Directory::from_config`].
+    pub fn from_config(config: &Config) -> Result<Self, DirectoryError> {
+        let knows = config.vectors.url.is_some() && !config.knowledge.embedding_model.is_empty();
+        Ok(Self {
+            directory: Directory::from_config(config)?,
+            models: config.models.clone(),
+            limits: config.limits.clone(),
+            rule_set: config.moderation.default.clone(),
+            top_k: knows.then_some(config.knowledge.top_k),
+        })
+    }
+
+    /// Who there is.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Judges a request. The verdict on the same request is the same at both doors; only its id may
+    /// come from its place in the log.
+    ///
+    /// # Errors
+    /// [`Rejected`]: how it ends, with a meta of its tenant.
+    pub fn admit(
+        &self,
+        principal: &Principal,
+        request: Request,
+        arrival: &Arrival<'_>,
+    ) -> Result<Admitted, Box<Rejected>> {
+        let tenant = self.directory.tenant(&principal.tenant);
+        let (meta, wrong) = meta::read(principal, tenant, &self.limits, &request, arrival);
+        let rule_set = self.rule_set_of(tenant);
+        let mut model = String::new();
+        let judged = match wrong {
+            Some(wrong) => Err(wrong),
+            None => self.judge(tenant, request.body, &mut model).map_err(Wrong::from),
+        };
+        match judged.and_then(|judged| judged.complete(meta.clone(), rule_set.clone()).map_err(Wrong::from)) {
+            Ok(admitted) => Ok(admitted),
+            Err(Wrong { ended, dead_letter }) => {
+                Err(Box::new(Rejected { meta, ended, model: cut(&model, 128), rule_set, dead_letter }))
+            }
+        }
+    }
+
+    /// The end of a request that never came to be judged: its record can not be read.
+    #[must_use]
+    pub fn reject(&self, principal: &Principal, request: &Request, arrival: &Arrival<'_>, ended: Ended) -> Rejected {
+        let tenant = self.directory.tenant(&principal.tenant);
+        let (meta, _) = meta::read(principal, tenant, &self.limits, request, arrival);
+        Rejected { meta, ended, model: String::new(), rule_set: self.rule_set_of(tenant), dead_letter: true }
+    }
+
+    /// The end of a request whose idempotency key names another body. Its id is its own, never the
+    /// one of the key, which belongs to whoever came first: `given`, the id that its door gave out,
+    /// when that is another one, else the id of its place.
+    #[must_use]
+    pub fn key_reused(
+        &self,
+        meta: &Meta,
+        given: Option<&str>,
+        model: &str,
+        rule_set: &str,
+        arrival: &Arrival<'_>,
+    ) -> Rejected {
+        let message = "This idempotency key was used with another body: use a new key for a new request.";
+        let given = given.and_then(|id| RequestId::parse(&meta.tenant, id)).filter(|id| id.as_str() != meta.request_id);
+        let own = given.unwrap_or_else(|| meta::own_id(&meta.tenant, arrival));
+        Rejected {
+            meta: Meta { request_id: own.into_string(), idempotency_key: None, body_hash: None, ..meta.clone() },
+            ended: Ended {
+                http_status: 422,
+                ..Ended::invalid("idempotency_key_reused", Some("idempotency_key"), message)
+            },
+            model: model.to_owned(),
+            rule_set: rule_set.to_owned(),
+            dead_letter: true,
+        }
+    }
+
+    fn rule_set_of(&self, tenant: Option<&Tenant>) -> String {
+        tenant.and_then(|tenant| tenant.rule_set.clone()).unwrap_or_else(|| self.rule_set.clone())
+    }
+
+    fn judge(&self, tenant: Option<&Tenant>, body: Vec<u8>, model: &mut String) -> Result<Judged, Ended> {
+        let mut body = self.read_body(body)?;
+        // The name is told in the outcome, whatever becomes of the request.
+        body.get("model").and_then(json::string).into_iter().for_each(|name| *model = name.into_owned());
+        let limits = self.model(tenant, &body)?;
+        check_stream(&body)?;
+        let extension = Extension::read(body.get("millrace"))?;
+        let raw = body.get("messages").ok_or_else(|| missing("messages", body.keys()))?;
+        let messages = Messages::read(raw)?;
+        let choices = integer("n", body.get("n"), 1..=MAX_CHOICES)?.unwrap_or(1);
+        let named = named_output(&body, limits)?;
+        let collection = self.retrieval(&extension, &messages)?;
+        let size = self.size(limits, &messages, &body, named, collection.is_some())?;
+        body.remove("millrace");
+        Ok(Judged { model: model.clone(), size, choices, collection, labels: extension.labels, body })
+    }
+
+    fn read_body(&self, body: Vec<u8>) -> Result<EditableBody, Ended> {
+        let most = self.limits.inline_bytes;
+        if body.len() > most {
+            let message = format!("The request body has {} bytes: send at most {most}.", body.len());
+            return Err(Ended { http_status: 413, ..Ended::invalid("request_too_large", None, message) });
+        }
+        let text = String::from_utf8(body).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let message = format!("The request body is not UTF-8 (byte {at}): encode it as UTF-8.");
+            Ended::invalid("invalid_utf8", None, message)
+        })?;
+        let body = EditableBody::read(text).map_err(|error| match error {
+            NotAnObject::Syntax(what) => Ended::invalid(
+                "invalid_json",
+                None,
+                format!("We could not parse the JSON body of your request: {what}."),
+            ),
+            NotAnObject::Other(kind) => Ended::invalid(
+                "invalid_json",
+                None,
+                format!("The request body is {kind}, not a JSON object: send one with 'model' and 'messages'."),
+            ),
+        })?;
+        if let Some(key) = READ.iter().find(|key| body.keys().filter(|k| k == *key).count() > 1) {
+            let message = format!("'{key}' is given twice: give it once.");
+            return Err(Ended::invalid("duplicate_parameter", Some(key), message));
+        }
+        Ok(body)
+    }
+
+    fn model(&self, tenant: Option<&Tenant>, body: &EditableBody) -> Result<&ModelConfig, Ended> {
+        let raw = body.get("model").ok_or_else(|| missing("model", body.keys()))?;
+        let name = json::string(raw).ok_or_else(|| wrong_type("model", "a string", json::kind(raw)))?;
+        let is_allowed = tenant.is_some_and(|t| t.models.is_empty() || t.models.contains(name.as_ref()));
+        match self.models.get(name.as_ref()).filter(|_| is_allowed) {
+            Some(model) if model.embedding => {
+                let message = format!("'{name}' is not a chat model and thus not supported here: name a chat model.");
+                Err(Ended::invalid("model_not_supported", Some("model"), message))
+            }
+            Some(model) => Ok(model),
+            None => {
+                let message =
+                    format!("The model `{}` does not exist or you do not have access to it.", cut(&name, 128));
+                Err(Ended { http_status: 404, ..Ended::invalid("model_not_found", Some("model"), message) })
+            }
+        }
+    }
+
+    fn retrieval(&self, extension: &Extension, messages: &Messages<'_>) -> Result<Option<Retrieval>, Ended> {
+        const PARAM: &str = "millrace.collection";
+        let Some(collection) = extension.collection.clone() else { return Ok(None) };
+        let Some(top_k) = self.top_k else {
+            let message = format!(
+                "Unsupported parameter: '{PARAM}'; this installation keeps no documents: leave it out, or configure \
+                 `knowledge.embedding_model` and `vectors.url`."
+            );
+            return Err(Ended::invalid("unsupported_parameter", Some(PARAM), message));
+        };
+        let question = messages.question().ok_or_else(|| {
+            let message = "A request with a collection is answered from its passages, which are found by the text of the \
+                           last user message: add one with text.";
+            Ended::invalid("invalid_value", Some("messages"), message)
+        })?;
+        Ok(Some(Retrieval { collection, top_k: extension.top_k.unwrap_or(top_k), question }))
+    }
+
+    /// Holds prompt and answer to the model's context. Counting costs more than everything else
+    /// here, so it is done only where the number of bytes, which bounds the tokens, does not settle
+    /// the question already, or where passages are to be fitted in.
+    fn size(
+        &self,
+        model: &ModelConfig,
+        messages: &Messages<'_>,
+        body: &EditableBody,
+        named: Option<u32>,
+        exactly: bool,
+    ) -> Result<Size, Ended> {
+        let context = model.context_tokens;
+        let prompted = || PROMPTED.iter().filter_map(|key| body.get(key));
+        let bytes: usize = prompted().map(str::len).sum();
+        let bound = messages.most_tokens().saturating_add(tokens::upper_bound(bytes));
+        let limit = self.limits.prompt_tokens.min(context.saturating_sub(named.unwrap_or(model.max_output_tokens)));
+        let prompt = if bound <= limit && !exactly {
+            bound
+        } else {
+            prompted().map(tokens::count).fold(messages.tokens(), u32::saturating_add)
+        };
+        let too_long = |message: String| Err(Ended::invalid("context_length_exceeded", Some("messages"), message));
+        if prompt > self.limits.prompt_tokens {
+            return too_long(format!(
+                "This installation's maximum prompt length is {} tokens. However, your messages resulted in {prompt} \
+                 tokens. Please reduce the length of the messages.",
+                self.limits.prompt_tokens
+            ));
+        }
+        match named {
+            Some(output) if prompt.saturating_add(output) > context => too_long(format!(
+                "This model's maximum context length is {context} tokens. However, you requested {} tokens ({prompt} in \
+                 the messages, {output} in the completion). Please reduce the length of the messages or completion.",
+                prompt.saturating_add(output)
+            )),
+            None if prompt >= context => too_long(format!(
+                "This model's maximum context length is {context} tokens. However, your messages resulted in {prompt} \
+                 tokens. Please reduce the length of the messages."
+            )),
+            // Without a limit of its own the answer gets what the prompt leaves.
+            output => Ok(Size {
+                prompt,
+                limit: limit.max(prompt),
+                output: output.unwrap_or_else(|| model.max_output_tokens.min(context - prompt)),
+            }),
+        }
+    }
+}
+
+struct Size {
+    prompt: u32,
+    limit: u32,
+    output: u32,
+}
+
+/// A judged body, before it meets its meta.
+struct Judged {
+    model: String,
+    size: Size,
+    choices: u32,
+    collection: Option<Retrieval>,
+    labels: BTreeMap<String, String>,
+    body: EditableBody,
+}
+
+impl Judged {
+    fn complete(self, mut meta: Meta, rule_set: String) -> Result<Admitted, Ended> {
+        meta.labels.extend(self.labels);
+        meta::check_labels(&meta.labels)?;
+        Ok(Admitted {
+            meta,
+            model: self.model,
+            rule_set,
+            prompt_tokens: self.size.prompt,
+            prompt_limit: self.size.limit,
+            max_output_tokens: self.size.output,
+            choices: self.choices,
+            collection: self.collection,
+            body: self.body,
+        })
+    }
+}
+
+fn check_stream(body: &EditableBody) -> Result<(), Ended> {
+    match body.get("stream") {
+        None | Some("false" | "null") => Ok(()),
+        Some("true") => {
+            let message =
+                "Unsupported parameter: 'stream'; streaming is not supported yet: leave it out or set it to false.";
+            Err(Ended::invalid("unsupported_parameter", Some("stream"), message))
+        }
+        Some(other) => Err(wrong_type("stream", "a boolean", json::kind(other))),
+    }
+}
+
+/// The longest answer that the request names; the newer name counts where both are given.
+fn named_output(body: &EditableBody, model: &ModelConfig) -> Result<Option<u32>, Ended> {
+    let read = |param: &str| {
+        let named = integer(param, body.get(param), 1..=u32::MAX)?;
+        match named {
+            Some(tokens) if tokens > model.context_tokens => {
+                let message = format!(
+                    "{param} is too large: {tokens}. This model supports at most {} tokens, prompt and completion together.",
+                    model.context_tokens
+                );
+                Err(Ended::invalid("invalid_value", Some(param), message))
+            }
+            Some(_) | None => Ok(named),
+        }
+    };
+    let old = read("max_tokens")?;
+    Ok(read("max_completion_tokens")?.or(old))
+}

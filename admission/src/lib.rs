@@ -1,0 +1,35 @@
+//! Whether a request may be worked on, decided the same way at both doors: by ingress for HTTP, by
+//! prompt-builder for records on topics. Pure: no I/O, no clock.
+//!
+//! ```text
+//! API key, or record's topic and signature ── Directory ──> Principal
+//! Principal + Request ── Admission::admit ──> Admitted (what to ask the provider)
+//!                                        └──> Rejected (the outcome it ends with)
+//! ```
+//!
+//! - [`Directory`] proves who asks.
+//! - [`record`] reads a plain JSON record of a topic into a [`millrace_schemas::Request`].
+//! - [`Admission`] holds the limits and the models and judges requests.
+//! - [`EditableBody`] is the client's JSON, of which only the paths that we own are ever rewritten.
+//! - [`tokens`] counts, [`replies`] finds the partition of an ingress replica.
+//!
+//! Invariant: a rejected request still has a [`millrace_schemas::Meta`], so that it ends as an
+//! outcome of its tenant like any other.
+
+mod admit;
+mod body;
+mod checks;
+mod directory;
+mod extension;
+mod json;
+mod messages;
+mod meta;
+mod nearest;
+pub mod record;
+pub mod replies;
+pub mod tokens;
+
+pub use admit::{Admission, Admitted, Retrieval};
+pub use body::EditableBody;
+pub use directory::{DEFAULT_USER, Directory, DirectoryError, Principal, Refusal, SYSTEM_TENANT};
+pub use meta::{Arrival, Rejected};

@@ -1,0 +1,114 @@
+//! Providers and the models they serve.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Secret;
+use crate::secret;
+
+/// A server that speaks OpenAI's API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    /// Root of the API, with its version: `https://api.openai.com/v1`.
+    pub base_url: String,
+    /// Sent as a bearer token. None for servers that want none.
+    #[serde(default, deserialize_with = "secret::optional")]
+    pub api_key: Option<Secret>,
+    /// The longest one call may take, in milliseconds. Default 60,000.
+    #[serde(default = "ProviderConfig::default_timeout_ms")]
+    pub timeout_ms: u64,
+    /// The longest a connection may take to open, in milliseconds. Default 5,000.
+    #[serde(default = "ProviderConfig::default_connect_timeout_ms")]
+    pub connect_timeout_ms: u64,
+    /// Calls in flight at once, per process. Default 512.
+    #[serde(default = "ProviderConfig::default_max_concurrency")]
+    pub max_concurrency: u32,
+    /// Calls made for one record before it fails over or ends. Default 4.
+    #[serde(default = "ProviderConfig::default_max_attempts")]
+    pub max_attempts: u32,
+}
+
+impl ProviderConfig {
+    /// A provider at this address, with the defaults and no key.
+    pub fn new(base_url: impl Into<String>) -> Self {
+        Self {
+            base_url: base_url.into(),
+            api_key: None,
+            timeout_ms: Self::default_timeout_ms(),
+            connect_timeout_ms: Self::default_connect_timeout_ms(),
+            max_concurrency: Self::default_max_concurrency(),
+            max_attempts: Self::default_max_attempts(),
+        }
+    }
+
+    fn default_timeout_ms() -> u64 {
+        60_000
+    }
+
+    fn default_connect_timeout_ms() -> u64 {
+        5_000
+    }
+
+    fn default_max_concurrency() -> u32 {
+        512
+    }
+
+    fn default_max_attempts() -> u32 {
+        4
+    }
+}
+
+/// A model as requests name it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The key in `providers` of the server that has it.
+    pub provider: String,
+    /// Its name at the provider. None: the same name.
+    #[serde(default)]
+    pub upstream: Option<String>,
+    /// Prompt and answer together, in tokens.
+    pub context_tokens: u32,
+    /// Tokens reserved for an answer whose request names no limit. Default 1,024; no part for an
+    /// embedding model.
+    #[serde(default = "ModelConfig::default_max_output_tokens")]
+    pub max_output_tokens: u32,
+    /// Whether it embeds text instead of completing it.
+    #[serde(default)]
+    pub embedding: bool,
+    /// Length of its vectors; for embedding models only, which must have it.
+    #[serde(default)]
+    pub dimensions: Option<u32>,
+    /// Models tried in turn when this one's provider cannot answer.
+    #[serde(default)]
+    pub fallbacks: Vec<String>,
+}
+
+impl ModelConfig {
+    /// A chat model of this provider, under the same name there, with the default output reservation.
+    pub fn chat(provider: impl Into<String>, context_tokens: u32) -> Self {
+        Self {
+            provider: provider.into(),
+            upstream: None,
+            context_tokens,
+            max_output_tokens: Self::default_max_output_tokens(),
+            embedding: false,
+            dimensions: None,
+            fallbacks: Vec::new(),
+        }
+    }
+
+    /// An embedding model of this provider, under the same name there.
+    pub fn embedding(provider: impl Into<String>, context_tokens: u32, dimensions: u32) -> Self {
+        Self { embedding: true, dimensions: Some(dimensions), ..Self::chat(provider, context_tokens) }
+    }
+
+    /// What the provider calls the model that requests call `name`.
+    pub fn upstream_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.upstream.as_deref().unwrap_or(name)
+    }
+
+    fn default_max_output_tokens() -> u32 {
+        1_024
+    }
+}

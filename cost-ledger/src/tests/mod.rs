@@ -1,0 +1,12 @@
+//! The ledger under crashes, replays, zombies and duplicates.
+
+mod logs;
+mod lookups;
+mod model;
+mod on_kafka;
+mod owners;
+mod properties;
+mod real_store;
+mod sweeps;
+mod truth;
+mod working;

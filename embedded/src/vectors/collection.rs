@@ -1,0 +1,138 @@
+//! One collection: a shard of qdrant-edge and the directory that it lives in.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
+};
+
+use qdrant_edge::{EdgeConfig, EdgeShard, OperationError, OperationResult, UpdateOperation, WalOptions};
+use tonic::Status;
+
+/// The log is written and never read, so it need not be large.
+const LOG_SEGMENT_BYTES: usize = 4 * 1024 * 1024;
+const LOG_DIRECTORY: &str = "wal";
+const CLOSED_LOG: &str = "closed-";
+
+/// Changed points after which the shard indexes them and takes the deleted ones out. Below it a
+/// search over everything is as fast.
+const OPTIMIZE_AFTER: usize = 20_000;
+
+/// A collection, or what is left of one that was deleted.
+#[derive(Debug)]
+pub(super) struct Collection {
+    directory: PathBuf,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    shard: Option<EdgeShard>,
+    changed: usize,
+}
+
+impl Collection {
+    pub(super) fn create(directory: &Path, mut config: EdgeConfig) -> OperationResult<()> {
+        config.wal_options = Some(WalOptions { segment_capacity: LOG_SEGMENT_BYTES, ..WalOptions::default() });
+        // Dropping it writes it to disk.
+        EdgeShard::new(directory, config).map(drop)
+    }
+
+    pub(super) fn open(directory: PathBuf) -> OperationResult<Self> {
+        prune_log(&directory)?;
+        let shard = EdgeShard::load(&directory, None)?;
+        let state = State { shard: Some(shard), changed: 0 };
+        Ok(Self { directory, state: RwLock::new(state) })
+    }
+
+    /// Reads from the shard; any number of readers at a time.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&EdgeShard) -> OperationResult<T>) -> Result<T, Status> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let shard = state.shard.as_ref().ok_or_else(gone)?;
+        read(shard).map_err(status)
+    }
+
+    /// Changes the shard and returns when the change is on disk.
+    pub(super) fn change(&self, points: usize, operation: UpdateOperation) -> Result<(), Status> {
+        // The shard's own flush panics if anybody else works on it meanwhile.
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let shard = state.shard.as_ref().ok_or_else(gone)?;
+        let updated = shard.update(operation);
+        shard.flush();
+        updated.map_err(status)?;
+        state.changed += points;
+        if state.changed >= OPTIMIZE_AFTER {
+            self.tidy(&mut state)?;
+        }
+        Ok(())
+    }
+
+    fn tidy(&self, state: &mut State) -> Result<(), Status> {
+        let shard = state.shard.as_ref().ok_or_else(gone)?;
+        shard.optimize().map_err(status)?;
+        shard.flush();
+        prune_log(&self.directory).map_err(|error| status(error.into()))?;
+        state.changed = 0;
+        Ok(())
+    }
+
+    /// Closes the shard, so that its directory can be removed.
+    pub(super) fn close(&self) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.shard = None;
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+/// Removes all but the newest closed file of the log. Everything in it has been flushed; the
+/// numbering of operations goes on from the newest.
+fn prune_log(directory: &Path) -> io::Result<()> {
+    let mut closed = Vec::new();
+    for entry in fs::read_dir(directory.join(LOG_DIRECTORY))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number =
+            name.to_str().and_then(|name| name.strip_prefix(CLOSED_LOG)).and_then(|number| number.parse::<u64>().ok());
+        if let Some(number) = number {
+            closed.push((number, entry.path()));
+        }
+    }
+    closed.sort_unstable();
+    closed.pop();
+    for (_, path) in closed {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+fn gone() -> Status {
+    Status::not_found("the collection was deleted meanwhile")
+}
+
+/// Qdrant's status of each error.
+pub(super) fn status(error: OperationError) -> Status {
+    let message = error.to_string();
+    match error {
+        OperationError::PointIdError { .. } => Status::not_found(message),
+        OperationError::WrongVectorDimension { .. }
+        | OperationError::VectorNameNotExists { .. }
+        | OperationError::TypeError { .. }
+        | OperationError::TypeInferenceError { .. }
+        | OperationError::ValidationError { .. }
+        | OperationError::WrongSparse
+        | OperationError::WrongMulti
+        | OperationError::MissingRangeIndexForOrderBy { .. }
+        | OperationError::MissingMapIndexForFacet { .. }
+        | OperationError::VariableTypeError { .. }
+        | OperationError::NonFiniteNumber { .. } => Status::invalid_argument(format!("Wrong input: {message}")),
+        OperationError::Cancelled { .. } => Status::cancelled(message),
+        OperationError::Timeout { .. } => Status::deadline_exceeded(message),
+        OperationError::OutOfMemory { .. } => Status::resource_exhausted(message),
+        OperationError::ServiceError { .. } | OperationError::InconsistentStorage { .. } => {
+            Status::internal(format!("Service internal error: {message}"))
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Vectors from a provider, recorded in `calls`.
+
+use async_trait::async_trait;
+use millrace_admission::tokens;
+use millrace_provider::{Bounds, CallError, CallLog, CallsTopic, EMBEDDINGS, LedgerError, Ledgered, Target, Who};
+use millrace_schemas::CallLine;
+use millrace_stage::{Received, StageError};
+
+use crate::ports::{EmbedError, Embedded, Embedder};
+
+/// An embedding model and the log of its calls.
+pub(crate) struct PaidEmbedder<L = CallsTopic> {
+    target: Target,
+    ledger: Ledgered<L>,
+}
+
+impl<L: CallLog> PaidEmbedder<L> {
+    pub fn new(target: Target, ledger: Ledgered<L>) -> Self {
+        Self { target, ledger }
+    }
+}
+
+#[async_trait]
+impl<L: CallLog> Embedder for PaidEmbedder<L> {
+    async fn embed(&self, record: &Received, who: &Who, texts: &[String]) -> Result<Embedded, EmbedError> {
+        let bounds = Bounds {
+            input_tokens: texts.iter().map(|text| i64::from(tokens::upper_bound(text.len()))).sum(),
+            output_tokens: 0,
+            timeout: self.target.timeout,
+        };
+        let slot = self.target.slot().await;
+        let call = self.ledger.start(record, who, &self.target, EMBEDDINGS, bounds).await?;
+        if record.assignment.is_cancelled() {
+            self.ledger.not_sent(record, call, "the partition was taken away").await?;
+            return Err(EmbedError::Later { error: "the partition was taken away".to_owned(), after: None });
+        }
+        let error = match slot.embed(texts, call.id()).await {
+            Ok(answer) => {
+                let line = self.ledger.line(&call, answer.usage);
+                return Ok(Embedded { vectors: answer.vectors, line });
+            }
+            Err(error) => error,
+        };
+        // Documents have no bill of their own to carry the line of a failed call.
+        self.ledger.failed(record, call, &error).await?;
+        Err(match error {
+            CallError::NotSent(_) => EmbedError::Later { error: error.to_string(), after: None },
+            CallError::Answered(ref refusal) if refusal.retryable => {
+                EmbedError::Later { error: error.to_string(), after: refusal.retry_after }
+            }
+            CallError::Answered(refusal) => EmbedError::Refused { status: refusal.status },
+            CallError::Lost(_) => EmbedError::Lost(error.to_string()),
+        })
+    }
+
+    async fn finished(&self, record: &Received, who: &Who, line: &CallLine) -> Result<(), StageError> {
+        Ok(self.ledger.finished(record, who, line).await?)
+    }
+
+    fn max_attempts(&self) -> u32 {
+        self.target.max_attempts
+    }
+}
+
+impl From<LedgerError> for EmbedError {
+    fn from(error: LedgerError) -> Self {
+        Self::Unrecorded(StageError::from(error))
+    }
+}

@@ -1,0 +1,127 @@
+//! The indexer's steps, in order.
+
+use std::sync::Arc;
+
+use millrace_admission::{Directory, DirectoryError, Principal, SYSTEM_TENANT, record};
+use millrace_config::Config;
+use millrace_pricing::{PriceTable, PricingError};
+use millrace_prompt_builder::vectors;
+use millrace_provider::{Ledgered, Providers};
+use millrace_schemas::{Codec, Document, SIGNATURE_HEADER, now_micros};
+use millrace_stage::{Plan, Poison, Producer, Received, Stage, StageError};
+use qdrant_client::QdrantError;
+
+use crate::chunk::Size;
+use crate::document::{Users, accept, poison};
+use crate::embed::PaidEmbedder;
+use crate::index::Index;
+use crate::locks::Locks;
+use crate::plan::Recipe;
+use crate::qdrant::QdrantPassages;
+
+/// Why an indexer can not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The tenants.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The embedding model has no price: it could not be accounted for.
+    #[error(transparent)]
+    NoPrice(#[from] PricingError),
+    /// The embedding model is none.
+    #[error("`knowledge.embedding_model` is `{0}`; name a model that is configured with `embedding` and `dimensions`")]
+    Model(String),
+    /// The address of the vector store.
+    #[error("`vectors.url`: {0}")]
+    Vectors(#[from] Box<QdrantError>),
+}
+
+/// `documents` -> `calls` + Qdrant. Made by [`stage`].
+pub struct Indexer {
+    directory: Directory,
+    users: Users,
+    codec: Codec,
+    index: Index,
+}
+
+/// The stage; `None` where no documents are kept: without `vectors.url` or without
+/// `knowledge.embedding_model`.
+///
+/// # Errors
+/// [`StartError`].
+pub fn stage(
+    config: &Config,
+    providers: &Providers,
+    prices: Arc<PriceTable>,
+    producer: Producer,
+    codec: Codec,
+) -> Result<Option<Indexer>, StartError> {
+    let knowledge = &config.knowledge;
+    let Some(client) = vectors::client(&config.vectors).map_err(Box::new)? else { return Ok(None) };
+    if knowledge.embedding_model.is_empty() {
+        return Ok(None);
+    }
+    let model = config.models.get(&knowledge.embedding_model);
+    let target = providers.target(&knowledge.embedding_model);
+    let dimensions = model.and_then(|model| model.dimensions);
+    let (Some(model), Some(target), Some(dimensions)) = (model, target, dimensions) else {
+        return Err(StartError::Model(knowledge.embedding_model.clone()));
+    };
+    prices.price(&target.provider, &target.model, now_micros() / 1000)?;
+    // Some room is left, because the model cuts words into other tokens than are counted here.
+    let most = model.context_tokens - model.context_tokens / 8;
+    let recipe = Recipe {
+        size: Size { tokens: knowledge.chunk_tokens.min(most), overlap: knowledge.chunk_overlap },
+        space: format!("{}/{}/{dimensions}", target.provider, target.model),
+    };
+    let ledger = Ledgered::new(producer, codec.clone(), prices);
+    let index = Index {
+        embedder: Arc::new(PaidEmbedder::new(target.clone(), ledger)),
+        passages: Arc::new(QdrantPassages::new(client, config.vectors.collection.clone(), dimensions)),
+        recipe,
+        dimensions: usize::try_from(dimensions).unwrap_or(usize::MAX),
+        batch: usize::try_from(knowledge.batch).unwrap_or(usize::MAX).max(1),
+        locks: Locks::default(),
+    };
+    Ok(Some(Indexer { directory: Directory::from_config(config)?, users: Users::from_config(config), codec, index }))
+}
+
+impl Stage for Indexer {
+    async fn process(&self, record: &Received) -> Result<Plan, StageError> {
+        let principal = self.prove(record)?;
+        let document = self.read(record, &principal).await?;
+        let document = accept(document, &principal, &self.users, &record.at).map_err(StageError::Poison)?;
+        self.index.update(record, document).await?;
+        Ok(Plan::default())
+    }
+}
+
+impl Indexer {
+    fn prove(&self, record: &Received) -> Result<Principal, StageError> {
+        let signature = record.header(SIGNATURE_HEADER);
+        let proven = self.directory.verify_record(&record.at.topic, signature, &record.value);
+        proven.map_err(|refusal| poisoned(poison(SYSTEM_TENANT, refusal.code(), refusal.to_string())))
+    }
+
+    async fn read(&self, record: &Received, principal: &Principal) -> Result<Document, StageError> {
+        let undecodable = |message: String| poisoned(poison(&principal.tenant, "undecodable", message));
+        if record.header("content-type").is_some_and(record::is_json) {
+            return Err(undecodable(
+                "A document is not read as JSON: write it as Avro, millrace.v1.Document.".to_owned(),
+            ));
+        }
+        match self.codec.decode(&record.value).await {
+            Ok(document) => Ok(document),
+            Err(error) if error.is_outage() => Err(StageError::retry(error.to_string())),
+            Err(error) => Err(undecodable(format!("The record can not be read: {error}."))),
+        }
+    }
+}
+
+fn poisoned(poison: Poison) -> StageError {
+    StageError::Poison(Box::new(poison))
+}
+
+#[cfg(test)]
+#[path = "stage_tests.rs"]
+mod tests;

@@ -1,0 +1,45 @@
+//! Asks the models.
+//!
+//! ```text
+//! prompts.L ── decode ── ended? late? ── route ── [ slot ── started ── call ── end ]* ──> completions.L, then `finished`
+//!                                                         └──────── calls ─────────┘
+//! ```
+//!
+//! - [`spec`] and [`stage()`] are all that the binary needs; the steps in order are in `stage.rs`.
+//! - `decide.rs` says what follows a failed call: retry, fail over, or end. It does no I/O.
+//! - `router.rs` makes the calls; `completion.rs` says what is written.
+//!
+//! Invariant: a call is sent only after its `started` was acknowledged, and nothing below sends it
+//! twice. What follows a completion is a function of the completion, so recovery writes the same.
+
+mod completion;
+mod decide;
+mod metrics;
+mod request;
+mod router;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use millrace_schemas::{Lane, topics};
+use millrace_stage::DriverSpec;
+
+pub use metrics::Metrics;
+pub use stage::{InferenceRouter, stage};
+
+/// Name of the service.
+pub const STAGE: &str = "inference-router";
+
+/// What the router of a lane consumes and how.
+#[must_use]
+pub fn spec(lane: Lane) -> DriverSpec {
+    DriverSpec {
+        stage: STAGE,
+        lane: lane.to_string(),
+        group: format!("{STAGE}.{lane}"),
+        topics: vec![topics::of(topics::PROMPTS, lane)],
+        foreign_topics: Vec::new(),
+        drop_duplicates: true,
+        own_output: Some(topics::of(topics::COMPLETIONS, lane)),
+    }
+}

@@ -1,0 +1,39 @@
+//! The JSON that goes to the provider: the prompt's, with the paths that the router owns edited.
+
+use millrace_admission::EditableBody;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// The prompt's body for one target: `model` is the model's name there, and no stream is asked for.
+/// Every other value keeps its bytes.
+pub(crate) fn for_provider(body: &EditableBody, model: &str) -> Box<RawValue> {
+    let mut body = body.clone();
+    body.remove("stream");
+    body.remove("stream_options");
+    let name = Value::from(model);
+    if body.get("model") != Some(name.to_string().as_str()) {
+        body.set("model", &name);
+    }
+    let text = String::from_utf8(body.to_bytes()).expect("a body is made of strings");
+    RawValue::from_string(text).expect("a body is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_paths_change() {
+        let check = |body: &str, expected: &str| {
+            let body = EditableBody::parse(body.to_owned()).expect("an object");
+            assert_eq!(for_provider(&body, "up").get(), expected);
+        };
+        check(
+            r#"{ "model":"alias", "messages" : [ {"a":1.0} ],"stream":false,"stream_options":null,"new":1e2}"#,
+            r#"{"model":"up","messages":[ {"a":1.0} ],"new":1e2}"#,
+        );
+        let untouched = r#"{ "model":"up" , "new" : "\u00e9" }"#;
+        check(untouched, untouched);
+        check(r#"{"messages":[]}"#, r#"{"messages":[],"model":"up"}"#);
+    }
+}

@@ -1,0 +1,168 @@
+//! The router's steps, in order.
+
+use std::sync::Arc;
+
+use millrace_admission::EditableBody;
+use millrace_pricing::{PriceTable, PricingError};
+use millrace_provider::{Ledgered, Providers, call_record};
+use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Prompt, now_micros, topics};
+use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError};
+
+use crate::completion::{Verdict, finished_calls, of_prompt, of_unreadable};
+use crate::decide::failed;
+use crate::metrics::Metrics;
+use crate::router::{Router, TOO_LATE, remaining};
+
+/// `prompts.L` -> `calls` + `completions.L`. Made by [`crate::stage`].
+pub struct InferenceRouter {
+    router: Router<millrace_provider::CallsTopic>,
+    codec: Codec,
+    lane: Lane,
+}
+
+/// The stage of one lane.
+///
+/// # Errors
+/// When a chat model has no price: it could not be accounted for, so it is not served.
+pub fn stage(
+    providers: Providers,
+    prices: Arc<PriceTable>,
+    producer: Producer,
+    codec: Codec,
+    metrics: Arc<Metrics>,
+    lane: Lane,
+) -> Result<InferenceRouter, PricingError> {
+    let now = now_micros() / 1000;
+    for target in providers.chat_models() {
+        prices.price(&target.provider, &target.model, now)?;
+    }
+    let ledger = Ledgered::new(producer, codec.clone(), prices);
+    Ok(InferenceRouter { router: Router { providers, ledger, metrics }, codec, lane })
+}
+
+impl Stage for InferenceRouter {
+    async fn process(&self, record: &Received) -> Result<Plan, StageError> {
+        let taken = now_micros();
+        let prompt = match self.codec.decode::<Prompt>(&record.value).await {
+            Ok(prompt) => prompt,
+            Err(error) if error.is_outage() => return Err(StageError::retry(error.to_string())),
+            Err(error) => return Err(self.unreadable(record, &error.to_string(), taken)),
+        };
+        let verdict = match judge(&prompt) {
+            Next::Ended(ended) => Verdict::ended(ended),
+            Next::Ask(body) => self.router.answer(record, &prompt, &body).await?,
+            Next::Unusable => return Err(self.unusable(prompt, taken)),
+        };
+        self.plan(&of_prompt(prompt, verdict, taken, now_micros()))
+    }
+
+    async fn recover(&self, output: &Received) -> Result<Vec<Outgoing>, StageError> {
+        match self.codec.decode::<Completion>(&output.value).await {
+            Ok(completion) => self.finished(&completion),
+            Err(error) if error.is_outage() => Err(StageError::retry(error.to_string())),
+            Err(error) => {
+                // Its calls stay open, and the ledger books them as unconfirmed.
+                tracing::error!(at = %output.at, %error, "own completion can not be read; its calls are not confirmed");
+                Ok(Vec::new())
+            }
+        }
+    }
+}
+
+/// What is to be done with a prompt.
+enum Next {
+    /// Nothing: it ended before, or its deadline has passed.
+    Ended(Ended),
+    /// Get an answer to this.
+    Ask(EditableBody),
+    /// Its body is not what a prompt holds.
+    Unusable,
+}
+
+fn judge(prompt: &Prompt) -> Next {
+    if let Some(ended) = &prompt.ended {
+        return Next::Ended(ended.clone());
+    }
+    if remaining(prompt.meta.deadline).is_none() {
+        return Next::Ended(Ended::expired(TOO_LATE));
+    }
+    let body = prompt.body.clone().and_then(|bytes| String::from_utf8(bytes).ok());
+    body.and_then(EditableBody::parse).map_or(Next::Unusable, Next::Ask)
+}
+
+impl InferenceRouter {
+    /// The completion first; once it is acknowledged, the ends of the calls it bills.
+    fn plan(&self, completion: &Completion) -> Result<Plan, StageError> {
+        let value = self.codec.encode(completion).map_err(broken)?;
+        let Completion { meta, .. } = completion;
+        let primary = Outgoing::new(topics::of(topics::COMPLETIONS, self.lane), meta.request_id.as_bytes(), value)
+            .header("request_id", &meta.request_id)
+            .header("tenant", &meta.tenant);
+        Ok(Plan { primary: Some(primary), then: self.finished(completion)? })
+    }
+
+    fn finished(&self, completion: &Completion) -> Result<Vec<Outgoing>, StageError> {
+        finished_calls(completion).iter().map(|call| call_record(&self.codec, call).map_err(broken)).collect()
+    }
+
+    fn unreadable(&self, record: &Received, error: &str, taken: i64) -> StageError {
+        let completion = of_unreadable(record, self.lane, lost_request(), taken, now_micros());
+        self.poison("prompt_unreadable", format!("the record is no prompt: {error}"), &completion)
+    }
+
+    fn unusable(&self, prompt: Prompt, taken: i64) -> StageError {
+        let completion = of_prompt(prompt, Verdict::ended(lost_request()), taken, now_micros());
+        self.poison("prompt_body", "the prompt's body is not a JSON object".to_owned(), &completion)
+    }
+
+    fn poison(&self, code: &str, message: String, completion: &Completion) -> StageError {
+        match self.plan(completion) {
+            Ok(plan) => StageError::Poison(Box::new(Poison {
+                code: code.to_owned(),
+                message,
+                tenant: Some(completion.meta.tenant.clone()),
+                request_id: Some(completion.meta.request_id.clone()),
+                plan,
+            })),
+            Err(error) => error,
+        }
+    }
+}
+
+/// What the client is told of a record that went wrong inside.
+fn lost_request() -> Ended {
+    failed(500, "internal_error", "server_error", "The request was damaged on its way. Send it again with a new key.")
+}
+
+fn broken(error: CodecError) -> StageError {
+    StageError::Fatal(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_schemas::now_millis;
+
+    use super::*;
+    use crate::completion::tests::prompt;
+
+    #[test]
+    fn only_a_live_prompt_is_asked_about() {
+        let check = |prompt: &Prompt, expected: &str| {
+            let next = match judge(prompt) {
+                Next::Ended(ended) => ended.code,
+                Next::Ask(body) => String::from_utf8(body.to_bytes()).expect("UTF-8"),
+                Next::Unusable => "unusable".to_owned(),
+            };
+            assert_eq!(next, expected);
+        };
+        let live = prompt(now_millis() + 60_000);
+        let body = String::from_utf8(live.body.clone().expect("a body")).expect("UTF-8");
+        check(&live, &body);
+        check(&prompt(now_millis() - 1), "deadline_exceeded");
+        let blocked = Ended::invalid("blocked_before", None, "x");
+        check(&Prompt { ended: Some(blocked), body: None, ..prompt(now_millis() - 1) }, "blocked_before");
+        for body in [None, Some(b"[]".to_vec()), Some(b"{\"a\"".to_vec()), Some(vec![0xff])] {
+            check(&Prompt { body, ..live.clone() }, "unusable");
+        }
+    }
+}

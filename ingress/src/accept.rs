@@ -1,0 +1,146 @@
+//! Accepting a request: judge, write, wait for the broker's word; then wait for the outcome.
+
+use std::time::Duration;
+
+use millrace_admission::{Arrival, Principal};
+use millrace_schemas::{Codec, Lane, Outcome, Request, SIGNATURE_HEADER, derived_uuid, now_micros, topics};
+use millrace_stage::{Outgoing, ProduceError, To};
+
+use crate::error::ApiError;
+use crate::replies::Waiter;
+use crate::run::Ingress;
+
+/// First and longest time between two looks into the store while a client waits.
+const STORE_POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+impl Ingress {
+    /// Judges and writes a request; the waiter is there before the record is.
+    ///
+    /// # Errors
+    /// [`ApiError`]: not accepted, or unknown.
+    pub(crate) async fn accept(
+        &self,
+        principal: &Principal,
+        mut request: Request,
+        trace: &str,
+    ) -> Result<Waiter, ApiError> {
+        let now = now_micros();
+        let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now };
+        let body = std::mem::take(&mut request.body);
+        request.body.clone_from(&body);
+        let admitted = self
+            .admission
+            .admit(principal, request.clone(), &arrival)
+            .map_err(|rejected| ApiError::from(rejected.ended).of_request(&rejected.meta.request_id))?;
+        let meta = admitted.meta;
+        let request = Request {
+            body,
+            request_id: Some(meta.request_id.clone()),
+            received_at: Some(meta.received_at),
+            deadline: Some(meta.deadline),
+            reply_replica: Some(self.replica.clone()),
+            ..request
+        };
+        let has_key = request.idempotency_key.is_some();
+        let value = self.encode(&request)?;
+        let waiter = self.waiters.wait(&meta.request_id);
+        let topic = topics::of(topics::REQUESTS, Lane::Interactive);
+        let count = self.producer.partitions(&topic).await.map_err(|error| {
+            tracing::warn!(%error, "the broker does not answer");
+            ApiError::busy("The broker does not answer; nothing was accepted, try again.", 1)
+        })?;
+        let partition =
+            derived_uuid(&["partition", &meta.request_id]).as_u128() % u128::from(count.unsigned_abs().max(1));
+        let record = Outgoing::new(topic, meta.request_id.as_bytes(), value)
+            .to(To::Partition(i32::try_from(partition).unwrap_or(0)));
+        self.write(principal, record, &meta.request_id, &meta.tenant, has_key, trace).await?;
+        Ok(waiter)
+    }
+
+    /// Writes a signed record and waits for the broker's acknowledgement.
+    pub(crate) async fn write(
+        &self,
+        principal: &Principal,
+        record: Outgoing,
+        request_id: &str,
+        tenant: &str,
+        has_key: bool,
+        trace: &str,
+    ) -> Result<(), ApiError> {
+        let signature = self.admission.directory().sign(principal, &record.value).ok_or_else(ApiError::unauthorized)?;
+        let headers = [
+            (SIGNATURE_HEADER, signature.as_str()),
+            ("request_id", request_id),
+            ("tenant", tenant),
+            ("traceparent", trace),
+        ];
+        match self.producer.send(&record, 0, &headers).await {
+            Ok(()) => Ok(()),
+            Err(ProduceError::Unknown) => Err(ApiError::unknown(request_id, has_key)),
+            Err(error @ (ProduceError::Refused { .. } | ProduceError::Fatal(_))) => {
+                tracing::warn!(%error, "a request could not be written");
+                Err(ApiError::busy("The broker refuses the request; nothing was accepted, try again.", 1))
+            }
+        }
+    }
+
+    /// Waits for the outcome: from `replies`, and now and then from the store.
+    ///
+    /// # Errors
+    /// [`ApiError`] when the time is over.
+    pub(crate) async fn outcome(&self, mut waiter: Waiter, tenant: &str, body_hash: &str) -> Result<Outcome, ApiError> {
+        let request_id = waiter.request_id().to_owned();
+        let request_id = request_id.as_str();
+        self.metrics.waiting.inc();
+        let _waiting = Waiting(self);
+        let from_replies = async { (&mut waiter.outcome).await.ok() };
+        let found = tokio::select! {
+            Some(bytes) = from_replies => Some(bytes),
+            bytes = self.from_store(tenant, request_id) => Some(bytes),
+            () = tokio::time::sleep(self.wait) => None,
+            () = self.draining.cancelled() => None,
+        };
+        let bytes = found.ok_or_else(|| ApiError::still_running(request_id))?;
+        let outcome = decode(&self.codec, &bytes).await?;
+        match &outcome.meta.body_hash {
+            Some(theirs) if theirs != body_hash => Err(ApiError::key_reused(request_id)),
+            Some(_) | None => Ok(outcome),
+        }
+    }
+
+    async fn from_store(&self, tenant: &str, request_id: &str) -> Vec<u8> {
+        let mut pause = STORE_POLL.0;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(STORE_POLL.1);
+            match self.storage.results.get(tenant, request_id).await {
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "the result store does not answer"),
+            }
+        }
+    }
+
+    pub(crate) fn encode<E: millrace_schemas::Event>(&self, event: &E) -> Result<Vec<u8>, ApiError> {
+        self.codec.encode(event).map_err(|error| {
+            tracing::error!(%error, "an event does not fit its schema");
+            ApiError::busy("The request can not be written; tell the operator.", 60)
+        })
+    }
+}
+
+/// Reads a stored outcome.
+pub(crate) async fn decode(codec: &Codec, bytes: &[u8]) -> Result<Outcome, ApiError> {
+    codec.decode(bytes).await.map_err(|error| {
+        tracing::error!(%error, "a stored outcome can not be read");
+        ApiError::busy("The outcome is stored and can not be read now; ask again.", 5)
+    })
+}
+
+struct Waiting<'a>(&'a Ingress);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.waiting.dec();
+    }
+}

@@ -1,0 +1,128 @@
+//! Errors in OpenAI's shape.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use millrace_schemas::Ended;
+use serde_json::json;
+
+/// An error as an OpenAI client reads it.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    status: StatusCode,
+    kind: String,
+    code: String,
+    message: String,
+    param: Option<String>,
+    retry_after: Option<u64>,
+    request_id: Option<String>,
+    should_retry: bool,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &str, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind: kind.to_owned(),
+            code: code.to_owned(),
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            request_id: None,
+            should_retry: status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    /// 401.
+    pub(crate) fn unauthorized() -> Self {
+        let message = "Incorrect API key provided. Send one of your tenant's keys as `Authorization: Bearer <key>`.";
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message)
+    }
+
+    /// 404.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
+    }
+
+    /// 400.
+    pub(crate) fn invalid(param: Option<&str>, message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "invalid_value", message);
+        Self { param: param.map(str::to_owned), ..error }
+    }
+
+    /// 503: nothing was accepted.
+    pub(crate) fn busy(message: impl Into<String>, retry_after_seconds: u64) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "overloaded", message);
+        Self { retry_after: Some(retry_after_seconds), ..error }
+    }
+
+    /// 503: whether it was accepted is not known.
+    pub(crate) fn unknown(request_id: &str, has_key: bool) -> Self {
+        let next = if has_key {
+            "send it again with the same Idempotency-Key"
+        } else {
+            "ask GET /v1/requests/{id}; with an Idempotency-Key you could simply send it again"
+        };
+        let message = format!(
+            "The broker did not acknowledge the request {request_id} in time, so whether it was accepted is unknown: {next}."
+        );
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "acceptance_unknown", message);
+        Self { retry_after: Some(1), request_id: Some(request_id.to_owned()), should_retry: has_key, ..error }
+    }
+
+    /// 422: the idempotency key names another body.
+    pub(crate) fn key_reused(request_id: &str) -> Self {
+        let message = "This idempotency key was used with another body: use a new key for a new request.";
+        let error =
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", "idempotency_key_reused", message);
+        Self { param: Some("idempotency_key".to_owned()), request_id: Some(request_id.to_owned()), ..error }
+    }
+
+    /// 504: accepted, and its answer is late.
+    pub(crate) fn still_running(request_id: &str) -> Self {
+        let message = format!(
+            "The request {request_id} is accepted and still running: its outcome will be at GET /v1/requests/{request_id}."
+        );
+        let error = Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "still_running", message);
+        Self { request_id: Some(request_id.to_owned()), should_retry: false, ..error }
+    }
+
+    /// The store does not answer.
+    pub(crate) fn store(error: &millrace_storage::StorageError) -> Self {
+        tracing::warn!(%error, "the result store does not answer");
+        Self::busy("The result store does not answer; try again.", 1)
+    }
+}
+
+impl From<Ended> for ApiError {
+    fn from(ended: Ended) -> Self {
+        let status = u16::try_from(ended.http_status).ok().and_then(|s| StatusCode::from_u16(s).ok());
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let error = Self::new(status, &ended.kind, &ended.code, ended.message);
+        // The outcome is final: the same request again would be another one.
+        Self { param: ended.param, should_retry: false, ..error }
+    }
+}
+
+impl ApiError {
+    pub(crate) fn of_request(self, request_id: &str) -> Self {
+        Self { request_id: Some(request_id.to_owned()), ..self }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code }
+        });
+        let mut response = (self.status, axum::Json(body)).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(id) = self.request_id.and_then(|id| HeaderValue::from_str(&id).ok()) {
+            headers.insert("x-request-id", id);
+        }
+        headers.insert("x-should-retry", HeaderValue::from_static(if self.should_retry { "true" } else { "false" }));
+        response
+    }
+}

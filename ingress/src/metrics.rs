@@ -1,0 +1,41 @@
+//! What the front door shows of itself to Prometheus.
+
+use prometheus::{HistogramVec, IntCounterVec, IntGauge, Opts, Registry, histogram_opts};
+
+/// Metrics of one ingress.
+#[derive(Clone)]
+pub struct IngressMetrics {
+    pub(crate) requests: IntCounterVec,
+    pub(crate) seconds: HistogramVec,
+    pub(crate) waiting: IntGauge,
+}
+
+impl IngressMetrics {
+    /// Registers the metrics.
+    ///
+    /// # Errors
+    /// When they are registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            requests: IntCounterVec::new(
+                Opts::new("millrace_http_requests_total", "HTTP requests by route and status."),
+                &["route", "status"],
+            )?,
+            seconds: HistogramVec::new(
+                histogram_opts!(
+                    "millrace_http_seconds",
+                    "From the request's head to the response's, in seconds.",
+                    vec![
+                        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0
+                    ]
+                ),
+                &["route"],
+            )?,
+            waiting: IntGauge::new("millrace_http_waiting", "Accepted requests whose client waits for the answer.")?,
+        };
+        registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.seconds.clone()))?;
+        registry.register(Box::new(metrics.waiting.clone()))?;
+        Ok(metrics)
+    }
+}

@@ -1,0 +1,91 @@
+//! Outcomes as clients see them.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use millrace_schemas::Outcome;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+
+/// What a synchronous caller gets: the answer's own bytes, or the error.
+pub fn to_response(outcome: Outcome) -> Response {
+    let id = outcome.meta.request_id.clone();
+    let cost = format_nanos(outcome.charge_nanos, &outcome.currency);
+    let provider = outcome.provider.clone();
+    let attempts = outcome.bill.len();
+    let mut response = match (outcome.response, outcome.error) {
+        (Some(answer), None) => ([(header::CONTENT_TYPE, "application/json")], Body::from(answer)).into_response(),
+        (_, Some(error)) => ApiError::from(error).of_request(&id).into_response(),
+        (None, None) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    };
+    let mut add = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    add("x-request-id", &id);
+    add("x-millrace-cost", &cost);
+    add("x-millrace-attempts", &attempts.to_string());
+    if let Some(provider) = provider {
+        add("x-millrace-provider", &provider);
+    }
+    response
+}
+
+/// `GET /v1/requests/{id}` of a stored outcome.
+pub fn to_json(outcome: &Outcome) -> Value {
+    let response = outcome.response.as_deref().and_then(|bytes| {
+        let raw = serde_json::from_slice::<Box<RawValue>>(bytes).ok()?;
+        serde_json::to_value(raw).ok()
+    });
+    json!({
+        "id": outcome.meta.request_id,
+        "object": "request",
+        "status": outcome.status.as_str(),
+        "run": outcome.meta.run,
+        "user": outcome.meta.user,
+        "lane": outcome.meta.lane.as_str(),
+        "labels": outcome.meta.labels,
+        "model": outcome.model,
+        "provider": outcome.provider,
+        "received_at": outcome.meta.received_at,
+        "finished_at": outcome.finished_at,
+        "response": response,
+        "error": outcome.error.as_ref().map(|e| json!({
+            "message": e.message, "type": e.kind, "param": e.param, "code": e.code, "status": e.http_status,
+        })),
+        "moderation": { "action": outcome.moderation.action, "hits": outcome.moderation.hits },
+        "usage": { "input_tokens": outcome.input_tokens, "output_tokens": outcome.output_tokens },
+        "charge_nanos": outcome.charge_nanos,
+        "currency": outcome.currency,
+        "calls": outcome.bill.iter().map(|line| json!({
+            "id": line.call_id, "operation": line.operation, "provider": line.provider, "model": line.model,
+            "status": line.status, "input_tokens": line.input_tokens, "output_tokens": line.output_tokens,
+            "charge_nanos": line.charge_nanos,
+        })).collect::<Vec<_>>(),
+        "stages": outcome.stages.iter().map(|stage| json!({
+            "stage": stage.stage, "started_at": stage.started_at, "finished_at": stage.finished_at,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// Nano-units as a decimal number with its currency, e.g. `0.000012300 USD`.
+fn format_nanos(nanos: i64, currency: &str) -> String {
+    let (sign, nanos) = (if nanos < 0 { "-" } else { "" }, nanos.unsigned_abs());
+    format!("{sign}{}.{:09} {currency}", nanos / 1_000_000_000, nanos % 1_000_000_000).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::format_nanos;
+
+    #[test]
+    fn nanos_are_shown_exactly() {
+        for (nanos, text) in [(0, "0.000000000 USD"), (12_300, "0.000012300 USD"), (-1_500_000_000, "-1.500000000 USD")]
+        {
+            assert_eq!(format_nanos(nanos, "USD"), text);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The routes, each a few named steps.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request as HttpRequest, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use millrace_admission::{DEFAULT_USER, Principal};
+use millrace_cost_ledger::usage::UsageReport;
+use millrace_schemas::{Document, Request, RequestId, body_hash, now_micros, topics};
+use millrace_stage::{Outgoing, To};
+use millrace_telemetry::{TRACEPARENT, TraceContext};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::accept::decode;
+use crate::error::ApiError;
+use crate::outcome;
+use crate::run::Ingress;
+
+const HOUR_MICROS: i64 = 3_600_000_000;
+
+/// All routes of the front door.
+pub fn router(ingress: Arc<Ingress>, max_body_bytes: usize) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/requests/{id}", get(request))
+        .route("/v1/documents", post(documents))
+        .route("/v1/models", get(models))
+        .route("/v1/usage", get(usage))
+        .route("/admin/v1/usage", get(admin_usage))
+        .fallback(|| async { ApiError::not_found("There is no such route; the API is under /v1.") })
+        .layer(DefaultBodyLimit::max(max_body_bytes))
+        .layer(from_fn_with_state(Arc::clone(&ingress), measure))
+        .with_state(ingress)
+}
+
+async fn chat_completions(
+    State(ingress): State<Arc<Ingress>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let principal = authenticate(&ingress, &headers)?;
+    let _held = ingress.hold()?;
+    let request = Request {
+        idempotency_key: text(&headers, "idempotency-key")?,
+        user: text(&headers, "x-millrace-user")?,
+        ..Request::new(body.to_vec())
+    };
+    let trace = trace(&headers);
+    // A task of its own: a client that leaves between the write and its acknowledgement must not
+    // leave the request half accepted.
+    let task = {
+        let (ingress, principal) = (Arc::clone(&ingress), principal.clone());
+        tokio::spawn(async move { ingress.accept(&principal, request, &trace).await })
+    };
+    let waiter = task.await.map_err(|_| ApiError::busy("The request could not be accepted; try again.", 1))??;
+    let outcome = ingress.outcome(waiter, &principal.tenant, &body_hash(&body)).await?;
+    Ok(outcome::to_response(outcome))
+}
+
+async fn request(
+    State(ingress): State<Arc<Ingress>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let principal = authenticate(&ingress, &headers)?;
+    let Some(id) = RequestId::parse(&principal.tenant, &id) else {
+        return Err(ApiError::not_found("No request of this id was ever given out to this tenant."));
+    };
+    let stored = ingress.storage.results.get(&principal.tenant, id.as_str()).await.map_err(|e| ApiError::store(&e))?;
+    let body = match stored {
+        Some(bytes) => outcome::to_json(&decode(&ingress.codec, &bytes).await?),
+        None => json!({ "id": id.as_str(), "object": "request", "status": "in_progress" }),
+    };
+    Ok(axum::Json(body).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewDocument {
+    collection: String,
+    text: String,
+    id: Option<String>,
+    title: Option<String>,
+    #[serde(default)]
+    metadata: std::collections::BTreeMap<String, String>,
+}
+
+async fn documents(State(ingress): State<Arc<Ingress>>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    let principal = authenticate(&ingress, &headers)?;
+    let _held = ingress.hold()?;
+    let new: NewDocument = serde_json::from_slice(&body).map_err(|e| {
+        ApiError::invalid(None, format!("The body is not {{collection, text, id?, title?, metadata?}}: {e}."))
+    })?;
+    if new.collection.is_empty() || new.collection.len() > 128 {
+        return Err(ApiError::invalid(Some("collection"), "`collection` must have 1 to 128 bytes."));
+    }
+    if new.text.trim().is_empty() || new.text.len() > ingress.inline_bytes {
+        let message = format!("`text` must have 1 to {} bytes: cut larger documents.", ingress.inline_bytes);
+        return Err(ApiError::invalid(Some("text"), message));
+    }
+    let id = new.id.unwrap_or_else(|| format!("doc_{}", uuid::Uuid::now_v7().simple()));
+    let document = Document {
+        document_id: Some(id.clone()),
+        collection: new.collection,
+        text: new.text,
+        title: new.title,
+        user: principal.user.clone().or_else(|| Some(DEFAULT_USER.to_owned())),
+        metadata: new.metadata,
+    };
+    let value = ingress.encode(&document)?;
+    let record = Outgoing::new(topics::DOCUMENTS, format!("{}/{}/{id}", principal.tenant, document.collection), value)
+        .to(To::ByKey);
+    ingress.write(&principal, record, &id, &principal.tenant, true, &trace(&headers)).await?;
+    let body = json!({ "id": id, "object": "document", "collection": document.collection, "status": "accepted" });
+    Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
+}
+
+async fn models(State(ingress): State<Arc<Ingress>>, headers: HeaderMap) -> Result<axum::Json<Value>, ApiError> {
+    let principal = authenticate(&ingress, &headers)?;
+    let allowed = ingress.tenants.get(&principal.tenant).map(|t| t.models.clone()).unwrap_or_default();
+    let data: Vec<_> = ingress
+        .models
+        .iter()
+        .filter(|(name, _)| allowed.is_empty() || allowed.contains(name))
+        .map(|(name, model)| json!({ "id": name, "object": "model", "created": 0, "owned_by": model.provider }))
+        .collect();
+    Ok(axum::Json(json!({ "object": "list", "data": data })))
+}
+
+#[derive(Deserialize)]
+struct Period {
+    tenant: Option<String>,
+    /// Hours back from now.
+    hours: Option<i64>,
+}
+
+async fn usage(
+    State(ingress): State<Arc<Ingress>>,
+    headers: HeaderMap,
+    Query(period): Query<Period>,
+) -> Result<axum::Json<UsageReport>, ApiError> {
+    let principal = authenticate(&ingress, &headers)?;
+    if period.tenant.as_ref().is_some_and(|t| *t != principal.tenant) {
+        return Err(ApiError::not_found("This key belongs to another tenant."));
+    }
+    usage_of(&ingress, &principal.tenant, period.hours, false).await
+}
+
+async fn admin_usage(
+    State(ingress): State<Arc<Ingress>>,
+    headers: HeaderMap,
+    Query(period): Query<Period>,
+) -> Result<axum::Json<UsageReport>, ApiError> {
+    let given = bearer(&headers).ok_or_else(ApiError::unauthorized)?;
+    if !ingress.is_admin(given) {
+        return Err(ApiError::unauthorized());
+    }
+    let tenant = period.tenant.ok_or_else(|| ApiError::invalid(Some("tenant"), "Name a tenant: `?tenant=<id>`."))?;
+    if !ingress.admission.directory().has_tenant(&tenant) {
+        return Err(ApiError::not_found(format!("There is no tenant `{tenant}`.")));
+    }
+    usage_of(&ingress, &tenant, period.hours, true).await
+}
+
+async fn usage_of(
+    ingress: &Ingress,
+    tenant: &str,
+    hours: Option<i64>,
+    with_cost: bool,
+) -> Result<axum::Json<UsageReport>, ApiError> {
+    let hours = hours.unwrap_or(24 * 30).clamp(1, 24 * 366);
+    let to = now_micros() / HOUR_MICROS + 1;
+    let rollups = ingress.storage.usage.usage(tenant, to - hours, to).await.map_err(|e| ApiError::store(&e))?;
+    let report =
+        UsageReport::of(tenant, &rollups).map_err(|error| ApiError::invalid(Some("hours"), format!("{error}.")))?;
+    Ok(axum::Json(if with_cost { report } else { report.without_cost() }))
+}
+
+fn authenticate(ingress: &Ingress, headers: &HeaderMap) -> Result<Principal, ApiError> {
+    bearer(headers).and_then(|key| ingress.admission.directory().verify_key(key)).ok_or_else(ApiError::unauthorized)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(axum::http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, key) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+fn text(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, ApiError> {
+    headers
+        .get(name)
+        .map(|value| value.to_str().map(str::to_owned))
+        .transpose()
+        .map_err(|_| ApiError::invalid(None, format!("The header `{name}` is not plain text.")))
+}
+
+fn trace(headers: &HeaderMap) -> String {
+    let given = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok());
+    TraceContext::parse_or_random(given).child().to_string()
+}
+
+async fn measure(State(ingress): State<Arc<Ingress>>, request: HttpRequest, next: Next) -> Response {
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "unknown".to_owned(), |p| p.as_str().to_owned());
+    let began = Instant::now();
+    let response = next.run(request).await;
+    ingress.metrics.requests.with_label_values(&[route.as_str(), response.status().as_str()]).inc();
+    ingress.metrics.seconds.with_label_values(&[&route]).observe(began.elapsed().as_secs_f64());
+    response
+}

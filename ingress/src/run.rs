@@ -1,0 +1,129 @@
+//! One replica of the front door.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_admission::{Admission, DirectoryError};
+use millrace_config::{Config, ModelConfig, TenantConfig, hash_key};
+use millrace_schemas::Codec;
+use millrace_stage::Producer;
+use millrace_storage::Storage;
+use rdkafka::error::KafkaError;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::ApiError;
+use crate::metrics::IngressMetrics;
+use crate::replies::{self, Waiters};
+use crate::routes;
+
+/// How long the broker may take to acknowledge a request, before the client is told "unknown".
+const ACKNOWLEDGEMENT: Duration = Duration::from_secs(15);
+/// How long clients are held after shutdown was asked for.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// What the routes work with.
+pub struct Ingress {
+    pub(crate) admission: Admission,
+    pub(crate) models: BTreeMap<String, ModelConfig>,
+    pub(crate) tenants: BTreeMap<String, TenantConfig>,
+    pub(crate) codec: Codec,
+    pub(crate) producer: Producer,
+    pub(crate) storage: Storage,
+    pub(crate) waiters: Waiters,
+    pub(crate) replica: String,
+    pub(crate) wait: Duration,
+    pub(crate) inline_bytes: usize,
+    pub(crate) metrics: IngressMetrics,
+    pub(crate) draining: CancellationToken,
+    admin_key: Option<String>,
+    held: Arc<Semaphore>,
+}
+
+/// Why the front door does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum IngressError {
+    /// The configuration's tenants can not be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Kafka does not answer, or lacks a topic.
+    #[error("kafka: {0}; is it running, and was `millrace topics apply` run?")]
+    Kafka(#[from] KafkaError),
+    /// The listener failed.
+    #[error("http: {0}")]
+    Http(#[from] std::io::Error),
+}
+
+impl Ingress {
+    /// Takes a place among the requests held at once.
+    pub(crate) fn hold(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.held)
+            .try_acquire_owned()
+            .map_err(|_| ApiError::busy("Too many requests are being worked on; try again.", 1))
+    }
+
+    /// Whether this is the administrator's key. Digests are compared, so timing tells nothing.
+    pub(crate) fn is_admin(&self, key: &str) -> bool {
+        self.admin_key.as_ref().is_some_and(|hash| *hash == hash_key(key))
+    }
+}
+
+/// Serves HTTP on `listener` until `shutdown`: then accepts nothing more, answers whom it can for a
+/// few seconds and tells the rest where to ask.
+///
+/// # Errors
+/// [`IngressError`].
+pub async fn run(
+    config: &Config,
+    listener: TcpListener,
+    codec: Codec,
+    storage: Storage,
+    metrics: IngressMetrics,
+    shutdown: CancellationToken,
+) -> Result<(), IngressError> {
+    let waiters = Waiters::default();
+    let replica =
+        config.ingress.replica.clone().unwrap_or_else(|| format!("ingress-{}", uuid::Uuid::now_v7().simple()));
+    let draining = CancellationToken::new();
+    let replies = {
+        let (config, replica, waiters, stop) = (config.clone(), replica.clone(), waiters.clone(), draining.clone());
+        tokio::task::spawn_blocking(move || replies::start(&config, &replica, waiters, stop))
+            .await
+            .map_err(|_| KafkaError::Canceled)??
+    };
+    let ingress = Arc::new(Ingress {
+        admission: Admission::from_config(config)?,
+        models: config.models.clone(),
+        tenants: config.tenants.clone(),
+        codec,
+        producer: Producer::with_timeout(&config.kafka, Some(ACKNOWLEDGEMENT))?,
+        storage,
+        waiters,
+        replica,
+        wait: Duration::from_millis(config.ingress.wait_ms),
+        inline_bytes: config.limits.inline_bytes,
+        metrics,
+        draining: draining.clone(),
+        admin_key: match &config.ingress.admin_key {
+            Some(key) => Some(hash_key(key.expose())),
+            None => config.ingress.admin_key_sha256.clone(),
+        },
+        held: Arc::new(Semaphore::new(config.ingress.max_in_flight)),
+    });
+    let router = routes::router(ingress, config.ingress.max_body_bytes);
+    let drained = {
+        let (shutdown, draining) = (shutdown.clone(), draining.clone());
+        tokio::spawn(async move {
+            shutdown.cancelled().await;
+            tokio::time::sleep(LAST_ANSWERS).await;
+            draining.cancel();
+        })
+    };
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+    draining.cancel();
+    drained.abort();
+    let _thread = tokio::task::spawn_blocking(move || replies.join()).await;
+    Ok(served?)
+}

@@ -1,0 +1,309 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::services::Service;
+
+/// Runs AI work as a stream on Kafka: one request in, exactly one outcome out, every call on the
+/// bill exactly once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "millrace",
+    version,
+    propagate_version = true,
+    after_help = "Example:\n  millrace demo\n  millrace up"
+)]
+pub struct Cli {
+    /// Configuration file; else MILLRACE_CONFIG, ./millrace.toml, or that of the stack in ./millrace-data.
+    #[arg(long, global = true, env = "MILLRACE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print machine-readable JSON on standard output.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the whole pipeline on embedded parts with a few hundred requests, and show what came out.
+    #[command(after_help = "Example:\n  millrace demo --requests 500 --json")]
+    Demo(DemoArgs),
+    /// Keep the whole pipeline running on embedded parts, durable in a data directory.
+    #[command(
+        after_help = "Example:\n  millrace up --data-dir ./data --http-port 8080\n  OPENAI_API_KEY=… millrace up --provider openai"
+    )]
+    Up(UpArgs),
+    /// Run one service against the parts that the configuration names.
+    #[command(after_help = "Example:\n  millrace run inference-router --config millrace.toml")]
+    Run(RunArgs),
+    /// Publish requests, one JSON object a line, straight to a topic.
+    #[command(
+        after_help = "Example:\n  MILLRACE_API_KEY=… millrace publish --file requests.jsonl --lane batch --wait --out outcomes.jsonl"
+    )]
+    Publish(PublishArgs),
+    /// Print the records of a topic, decoded.
+    #[command(after_help = "Example:\n  millrace tap outcomes.batch --format json --from-beginning --limit 10")]
+    Tap(TapArgs),
+    /// Make the topics, or compare them with what they should be.
+    #[command(after_help = "Example:\n  millrace topics apply --replication-factor 1")]
+    Topics(TopicsArgs),
+    /// What a tenant used.
+    #[command(after_help = "Example:\n  MILLRACE_ADMIN_KEY=… millrace usage --tenant demo")]
+    Usage(UsageArgs),
+    /// Look at the configuration.
+    #[command(after_help = "Example:\n  millrace config show --config millrace.toml")]
+    Config(ConfigArgs),
+    /// Check that the parts are there and set up as the promises need.
+    #[command(after_help = "Example:\n  millrace doctor --config millrace.toml")]
+    Doctor,
+    /// Prepare the database.
+    #[command(after_help = "Example:\n  millrace storage migrate --config millrace.toml")]
+    Storage(StorageArgs),
+    /// Measure the pipeline beside a raw relay on real Kafka and Cassandra.
+    #[command(after_help = "Example:\n  millrace bench pipeline --requests 20000")]
+    Bench(BenchArgs),
+    /// Print a shell's completions.
+    #[command(after_help = "Example:\n  millrace completions bash > /etc/bash_completion.d/millrace")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `millrace demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How many requests are published to `requests.batch`.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub requests: u32,
+    /// Leave the pipeline running afterwards.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `millrace up`
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Where everything durable lies.
+    #[arg(long, default_value = "millrace-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Port of the HTTP API on loopback.
+    #[arg(long, default_value_t = 8080)]
+    pub http_port: u16,
+    /// Port of the Kafka broker on loopback.
+    #[arg(long, default_value_t = 9092)]
+    pub kafka_port: u16,
+    /// Who answers: `simulated`, `openai` (OPENAI_API_KEY), `ollama`, or the base URL of any
+    /// OpenAI-compatible server (MILLRACE_PROVIDER_KEY).
+    #[arg(long, default_value = "simulated")]
+    pub provider: String,
+    /// Model offered with a provider of your own; may be given several times.
+    #[arg(long = "model", value_name = "NAME")]
+    pub models: Vec<String>,
+}
+
+/// `millrace run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The service.
+    #[arg(value_enum)]
+    pub service: Service,
+    /// For the simulated provider: where to listen.
+    #[arg(long, default_value = "127.0.0.1:8090")]
+    pub listen: String,
+    /// For the simulated provider: its settings and fault script (JSON).
+    #[arg(long, value_name = "FILE")]
+    pub script: Option<PathBuf>,
+}
+
+/// The lanes, for the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LaneArg {
+    /// A person waits.
+    Interactive,
+    /// Nobody waits.
+    Batch,
+}
+
+impl From<LaneArg> for millrace_schemas::Lane {
+    fn from(lane: LaneArg) -> Self {
+        match lane {
+            LaneArg::Interactive => Self::Interactive,
+            LaneArg::Batch => Self::Batch,
+        }
+    }
+}
+
+/// `millrace publish`
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// One request a line: OpenAI's request body; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// The lane.
+    #[arg(long, value_enum, default_value = "batch")]
+    pub lane: LaneArg,
+    /// Another topic that the configuration binds to a tenant; no key is needed there.
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Tenant of the key that signs.
+    #[arg(long, default_value = "demo")]
+    pub tenant: String,
+    /// Id of the key that signs.
+    #[arg(long, default_value = "default")]
+    pub key_id: String,
+    /// The key.
+    #[arg(long, env = "MILLRACE_API_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// User that the requests are accounted to.
+    #[arg(long)]
+    pub user: Option<String>,
+    /// Wait until every request has its outcome.
+    #[arg(long)]
+    pub wait: bool,
+    /// Write the outcomes here, one JSON object a line (implies --wait).
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Give up waiting after so many seconds.
+    #[arg(long, default_value_t = 3600)]
+    pub timeout: u64,
+}
+
+/// How `tap` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TapFormat {
+    /// One JSON object a record.
+    Json,
+    /// Place and headers, then the value.
+    Pretty,
+}
+
+/// `millrace tap`
+#[derive(Debug, Args)]
+pub struct TapArgs {
+    /// The topic, without prefix; a customer's topic by its full name.
+    pub topic: String,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "json")]
+    pub format: TapFormat,
+    /// Begin with the oldest record instead of the next one.
+    #[arg(long)]
+    pub from_beginning: bool,
+    /// End at the end of the log instead of waiting for more.
+    #[arg(long)]
+    pub no_follow: bool,
+    /// End after so many records.
+    #[arg(long)]
+    pub limit: Option<u64>,
+}
+
+/// What to do with the topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TopicsAction {
+    /// Show what apply would do.
+    Plan,
+    /// Make what is missing and set what differs.
+    Apply,
+    /// Fail when anything differs.
+    Check,
+}
+
+/// `millrace topics`
+#[derive(Debug, Args)]
+pub struct TopicsArgs {
+    /// What to do.
+    #[arg(value_enum)]
+    pub action: TopicsAction,
+    /// Another data file than the built-in infra/kafka/topics.json.
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Replicas of each topic.
+    #[arg(long)]
+    pub replication_factor: Option<i32>,
+    /// Partitions of each topic that has several.
+    #[arg(long)]
+    pub partitions: Option<i32>,
+}
+
+/// `millrace usage`
+#[derive(Debug, Args)]
+pub struct UsageArgs {
+    /// The tenant.
+    #[arg(long)]
+    pub tenant: String,
+    /// Hours back from now.
+    #[arg(long, default_value_t = 24 * 30)]
+    pub hours: u32,
+    /// Base URL of ingress.
+    #[arg(long, env = "MILLRACE_URL")]
+    pub url: Option<String>,
+    /// The administrator's key.
+    #[arg(long, env = "MILLRACE_ADMIN_KEY", hide_env_values = true)]
+    pub admin_key: Option<String>,
+    /// The tenant's own key.
+    #[arg(long, env = "MILLRACE_API_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+}
+
+/// `millrace config`
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ConfigAction,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Print what a process would use, and where each value came from.
+    #[command(after_help = "Example:\n  millrace config show --config millrace.toml")]
+    Show,
+}
+
+/// `millrace storage`
+#[derive(Debug, Args)]
+pub struct StorageArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: StorageAction,
+}
+
+/// What to do with the database.
+#[derive(Debug, Subcommand)]
+pub enum StorageAction {
+    /// Bring the schema up to date; safe to run again.
+    #[command(after_help = "Example:\n  millrace storage migrate --config millrace.toml")]
+    Migrate,
+}
+
+/// What to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchQuestion {
+    /// The raw relay alone: the limit.
+    Relay,
+    /// The whole arrow beside the raw relay.
+    Pipeline,
+}
+
+/// `millrace bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure.
+    #[arg(value_enum)]
+    pub question: BenchQuestion,
+    /// Records in each run.
+    #[arg(long, default_value_t = 20_000)]
+    pub requests: u32,
+    /// Runs of each side, interleaved.
+    #[arg(long, default_value_t = 3)]
+    pub runs: u32,
+    /// A small run, to see that it works.
+    #[arg(long)]
+    pub quick: bool,
+}

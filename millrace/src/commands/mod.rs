@@ -1,0 +1,57 @@
+//! The commands, one file each.
+
+mod completions;
+mod config;
+mod demo;
+mod doctor;
+mod publish;
+mod run;
+mod storage;
+mod tap;
+mod topics;
+mod up;
+mod usage;
+
+use millrace_config::{Config, LogFormat, TelemetryConfig};
+
+use crate::cli::{Cli, Command};
+use crate::endpoints;
+
+/// Does what was typed.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { config, json, command } = cli;
+    match command {
+        Command::Demo(args) => {
+            quiet_logs()?;
+            demo::run(args, json).await
+        }
+        Command::Up(args) => up::run(args, config, json).await,
+        Command::Run(args) => run::run(args, config.as_deref()).await,
+        Command::Completions { shell } => completions::run(shell),
+        Command::Publish(args) => publish::run(args, tool_config(config.as_deref())?, json).await,
+        Command::Tap(args) => tap::run(args, tool_config(config.as_deref())?).await,
+        Command::Topics(args) => topics::run(args, tool_config(config.as_deref())?, json).await,
+        Command::Usage(args) => usage::run(args, tool_config(config.as_deref())?, json).await,
+        Command::Config(args) => config::run(args, &tool_config(config.as_deref())?, json),
+        Command::Doctor => doctor::run(tool_config(config.as_deref())?, json).await,
+        Command::Storage(args) => storage::run(args, tool_config(config.as_deref())?, json).await,
+        Command::Bench(args) => {
+            quiet_logs()?;
+            crate::bench::run(&args, json).await
+        }
+    }
+}
+
+/// The configuration of a tool, which logs little.
+fn tool_config(named: Option<&std::path::Path>) -> anyhow::Result<Config> {
+    let config = endpoints::load(named)?;
+    quiet_logs()?;
+    Ok(config)
+}
+
+/// Logs of commands whose output is for people: warnings only, unless MILLRACE_LOG says otherwise.
+fn quiet_logs() -> anyhow::Result<()> {
+    let log_filter = std::env::var("MILLRACE_LOG").unwrap_or_else(|_| "error".to_owned());
+    millrace_telemetry::init(&TelemetryConfig { log_filter, log_format: LogFormat::Pretty, listen: None })?;
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! `millrace run`: one service until it is told to stop.
+
+use std::path::Path;
+
+use anyhow::Context;
+use millrace_config::{Config, process_env};
+use millrace_schemas::Lane;
+use millrace_simulated_provider::SimulatedProviderConfig;
+use millrace_telemetry::{AdminServer, shutdown_signal};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::RunArgs;
+use crate::services::Service;
+use crate::wiring::Wiring;
+
+/// Runs a service; every lane of it where it has lanes.
+pub async fn run(args: RunArgs, config: Option<&Path>) -> anyhow::Result<()> {
+    if args.service == Service::SimulatedProvider {
+        return simulated_provider(&args).await;
+    }
+    let config = load(args.service, config)?;
+    millrace_telemetry::init(&config.telemetry)?;
+    let shutdown = shutdown_signal()?;
+    let after = CancellationToken::new();
+    let admin = match &config.telemetry.listen {
+        Some(listen) => {
+            Some(TcpListener::bind(listen).await.with_context(|| format!("telemetry.listen `{listen}` is taken"))?)
+        }
+        None => None,
+    };
+    let lanes = lanes(args.service, &config)?;
+    let wiring = Wiring::connect(config, &[args.service], shutdown).await?;
+    if let Some(listener) = admin {
+        let (registry, readiness, after) = (wiring.metrics.registry.clone(), wiring.readiness.clone(), after.clone());
+        tokio::spawn(AdminServer::run(listener, registry, readiness, after));
+    }
+    tracing::info!(service = args.service.name(), "service starts");
+    let result = serve(&wiring, args.service, lanes).await;
+    after.cancel();
+    tracing::info!(service = args.service.name(), "service stopped");
+    result
+}
+
+async fn serve(wiring: &Wiring, service: Service, lanes: Vec<Lane>) -> anyhow::Result<()> {
+    if service == Service::Ingress {
+        let listen = &wiring.config.ingress.listen;
+        let listener =
+            TcpListener::bind(listen).await.with_context(|| format!("ingress.listen `{listen}` is taken"))?;
+        return wiring.run_ingress(listener).await;
+    }
+    let mut loops = JoinSet::new();
+    for lane in lanes {
+        let wiring = wiring.clone();
+        loops.spawn(async move { wiring.run_stage(service, lane).await });
+    }
+    let mut result = Ok(());
+    while let Some(ended) = loops.join_next().await {
+        let ended = ended.context("a loop panicked").and_then(|ended| ended);
+        // One lane that can not go on ends the process: whoever supervises it starts it again.
+        if ended.is_err() && result.is_ok() {
+            result = ended;
+            wiring.shutdown.cancel();
+        }
+    }
+    result
+}
+
+/// Only services that pay hold the providers' keys.
+fn load(service: Service, config: Option<&Path>) -> anyhow::Result<Config> {
+    let withheld: &[&str] = match service {
+        Service::PromptBuilder | Service::InferenceRouter | Service::Indexer => &[],
+        Service::Ingress
+        | Service::Moderator
+        | Service::ResultSink
+        | Service::CostLedger
+        | Service::SimulatedProvider => &["providers"],
+    };
+    Ok(Config::load_withholding(config, process_env(), [], withheld)?)
+}
+
+fn lanes(service: Service, config: &Config) -> anyhow::Result<Vec<Lane>> {
+    if !service.has_lanes() {
+        return Ok(vec![Lane::Batch]);
+    }
+    config.stage.lanes.iter().map(|lane| lane.parse().map_err(anyhow::Error::msg)).collect()
+}
+
+async fn simulated_provider(args: &RunArgs) -> anyhow::Result<()> {
+    millrace_telemetry::init(&millrace_config::TelemetryConfig::default())?;
+    let config = match &args.script {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("{} can not be read", path.display()))?;
+            serde_json::from_str(&text).with_context(|| format!("{} is no provider script", path.display()))?
+        }
+        None => SimulatedProviderConfig::default(),
+    };
+    let listener = TcpListener::bind(&args.listen).await.with_context(|| format!("`{}` is taken", args.listen))?;
+    println!("http://{}/v1", listener.local_addr()?);
+    let shutdown = shutdown_signal()?;
+    Ok(millrace_simulated_provider::run(listener, config, shutdown).await?)
+}

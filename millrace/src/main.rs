@@ -1,0 +1,40 @@
+//! `millrace`: one binary for every service, the embedded stack and the tools around them.
+
+mod bench;
+mod cli;
+mod commands;
+mod endpoints;
+mod keys;
+mod outcomes;
+mod publish;
+mod services;
+mod stack;
+mod subjects;
+mod topic_data;
+mod ui;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("millrace: the runtime can not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(commands::run(cli));
+    // Blocking tasks that wait for a broker must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millrace: {}", ui::one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Following `outcomes` for requests that were published here.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use millrace_config::Config;
+use millrace_schemas::{Codec, Lane, Outcome, topics};
+use millrace_stage::client_config;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Outcomes of a lane from now on, each as its bytes.
+pub struct Follower {
+    records: mpsc::Receiver<Vec<u8>>,
+    stop: CancellationToken,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A consumer of all partitions of a topic (its name on the broker), without a group.
+pub fn whole_topic(
+    config: &Config,
+    topic: &str,
+    from_beginning: bool,
+) -> anyhow::Result<(BaseConsumer, Vec<(i32, i64)>)> {
+    let consumer: BaseConsumer = client_config(&config.kafka)
+        .set("group.id", config.kafka.group("millrace-tools"))
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.wait.max.ms", "100")
+        .create()?;
+    let timeout = Duration::from_secs(15);
+    let metadata = consumer.fetch_metadata(Some(topic), timeout).context("kafka does not answer")?;
+    let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
+    let partitions: Vec<i32> = found.map(|t| t.partitions().iter().map(|p| p.id()).collect()).unwrap_or_default();
+    if partitions.is_empty() {
+        bail!("there is no topic `{topic}`; `millrace topics plan` shows what is missing");
+    }
+    let mut list = TopicPartitionList::new();
+    let mut ends = Vec::new();
+    for partition in partitions {
+        let (low, end) = consumer.fetch_watermarks(topic, partition, timeout)?;
+        list.add_partition_offset(topic, partition, Offset::Offset(if from_beginning { low } else { end }))?;
+        if end > low {
+            ends.push((partition, end));
+        }
+    }
+    consumer.assign(&list)?;
+    Ok((consumer, ends))
+}
+
+impl Follower {
+    /// Follows the outcomes of `lane` from their present end.
+    pub async fn start(config: &Config, lane: Lane) -> anyhow::Result<Self> {
+        let (config, topic) = (config.clone(), config.kafka.topic(&topics::of(topics::OUTCOMES, lane)));
+        let (consumer, _) = tokio::task::spawn_blocking(move || whole_topic(&config, &topic, false)).await??;
+        let (sender, records) = mpsc::channel(4096);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        std::thread::Builder::new().name("outcomes".to_owned()).spawn(move || {
+            while !stopped.is_cancelled() {
+                match consumer.poll(Duration::from_millis(100)) {
+                    Some(Ok(message)) => {
+                        let value = message.payload().map(<[u8]>::to_vec).unwrap_or_default();
+                        if sender.blocking_send(value).is_err() {
+                            return;
+                        }
+                    }
+                    Some(Err(error)) => tracing::debug!(%error, "outcomes can not be read now"),
+                    None => {}
+                }
+            }
+        })?;
+        Ok(Self { records, stop })
+    }
+
+    /// Collects the outcomes of `expected`, the first of each in log order, and tells each one.
+    pub async fn collect(
+        &mut self,
+        codec: &Codec,
+        mut expected: HashSet<String>,
+        timeout: Duration,
+        mut each: impl FnMut(&Outcome, &[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let until = Instant::now() + timeout;
+        while !expected.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(record) = tokio::time::timeout(left, self.records.recv()).await else {
+                bail!(
+                    "{} requests have no outcome after {} s; they are accepted and go on: `millrace tap` shows them later",
+                    expected.len(),
+                    timeout.as_secs()
+                );
+            };
+            let bytes = record.context("reading outcomes ended")?;
+            let outcome: Outcome = codec.decode(&bytes).await?;
+            if expected.remove(&outcome.meta.request_id) {
+                each(&outcome, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+}

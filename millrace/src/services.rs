@@ -1,0 +1,157 @@
+//! The services by name, and how each is started.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use millrace_schemas::Lane;
+use millrace_stage::{DriverError, Producer, StageEnv, run_stage};
+use tokio::net::TcpListener;
+
+use crate::wiring::Wiring;
+
+/// Everything that `millrace run` can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Service {
+    /// The HTTP front door.
+    Ingress,
+    /// requests -> prompts
+    PromptBuilder,
+    /// prompts -> calls, completions
+    InferenceRouter,
+    /// completions -> outcomes
+    Moderator,
+    /// outcomes -> the result store, facts
+    ResultSink,
+    /// calls -> entries, rollups
+    CostLedger,
+    /// documents -> Qdrant
+    Indexer,
+    /// An OpenAI-compatible server without a model behind it.
+    SimulatedProvider,
+}
+
+impl Service {
+    /// The services of a pipeline, in the order of the arrow.
+    pub const PIPELINE: [Service; 7] = [
+        Service::CostLedger,
+        Service::ResultSink,
+        Service::Moderator,
+        Service::InferenceRouter,
+        Service::PromptBuilder,
+        Service::Indexer,
+        Service::Ingress,
+    ];
+
+    /// The name, as typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::PromptBuilder => "prompt-builder",
+            Self::InferenceRouter => "inference-router",
+            Self::Moderator => "moderator",
+            Self::ResultSink => "result-sink",
+            Self::CostLedger => "cost-ledger",
+            Self::Indexer => "indexer",
+            Self::SimulatedProvider => "simulated-provider",
+        }
+    }
+
+    /// Whether it runs once per lane.
+    pub fn has_lanes(self) -> bool {
+        match self {
+            Self::PromptBuilder | Self::InferenceRouter | Self::Moderator | Self::ResultSink => true,
+            Self::Ingress | Self::CostLedger | Self::Indexer | Self::SimulatedProvider => false,
+        }
+    }
+}
+
+impl Wiring {
+    /// Runs a stage of one lane (services without lanes ignore it) until shutdown or failure.
+    pub async fn run_stage(&self, service: Service, lane: Lane) -> anyhow::Result<()> {
+        let env = self.env(&format!("{} {lane}", service.name()));
+        let producer = Producer::new(&self.config.kafka).context("the producer's settings are refused")?;
+        let ended = self.stage(service, lane, &env, producer).await?;
+        ended.with_context(|| format!("{} ({lane}) ended", service.name()))
+    }
+
+    async fn stage(
+        &self,
+        service: Service,
+        lane: Lane,
+        env: &StageEnv,
+        producer: Producer,
+    ) -> anyhow::Result<Result<(), DriverError>> {
+        let (config, codec) = (&self.config, env.codec.clone());
+        Ok(match service {
+            Service::PromptBuilder => {
+                let deps = millrace_prompt_builder::Deps {
+                    providers: self.providers()?,
+                    prices: Arc::clone(&self.prices),
+                    producer: producer.clone(),
+                    codec,
+                    storage: self.storage()?,
+                };
+                let stage = millrace_prompt_builder::stage(config, deps, lane)?;
+                run_stage(millrace_prompt_builder::spec(config, lane)?, env, producer, stage).await
+            }
+            Service::InferenceRouter => {
+                let stage = millrace_inference_router::stage(
+                    self.providers()?.clone(),
+                    Arc::clone(&self.prices),
+                    producer.clone(),
+                    codec,
+                    Arc::clone(&self.metrics.router),
+                    lane,
+                )?;
+                run_stage(millrace_inference_router::spec(lane), env, producer, stage).await
+            }
+            Service::Moderator => {
+                let stage = millrace_moderator::ModeratorStage::new(config, codec, producer.clone(), lane)?;
+                run_stage(millrace_moderator::spec(lane), env, producer, stage).await
+            }
+            Service::ResultSink => {
+                let stage = millrace_result_sink::ResultSinkStage::new(codec, producer.clone(), self.storage()?);
+                run_stage(millrace_result_sink::spec(lane), env, producer, stage).await
+            }
+            Service::CostLedger => {
+                let store = Arc::clone(&self.storage()?.ledger);
+                millrace_cost_ledger::run(config, env, producer, store, self.metrics.ledger.clone()).await
+            }
+            Service::Indexer => {
+                let stage = millrace_indexer::stage(
+                    config,
+                    self.providers()?,
+                    Arc::clone(&self.prices),
+                    producer.clone(),
+                    codec,
+                )?;
+                match stage {
+                    Some(stage) => run_stage(millrace_indexer::spec(), env, producer, stage).await,
+                    None => {
+                        tracing::info!("no knowledge is configured: the indexer has nothing to do");
+                        env.shutdown.cancelled().await;
+                        Ok(())
+                    }
+                }
+            }
+            Service::Ingress | Service::SimulatedProvider => Ok(()),
+        })
+    }
+
+    /// Serves the HTTP front door on `listener` until shutdown.
+    pub async fn run_ingress(&self, listener: TcpListener) -> anyhow::Result<()> {
+        let ready = self.readiness.register("ingress");
+        ready.set(true, "serving");
+        millrace_ingress::run(
+            &self.config,
+            listener,
+            self.codec.clone(),
+            self.storage()?.clone(),
+            self.metrics.ingress.clone(),
+            self.shutdown.clone(),
+        )
+        .await
+        .context("ingress ended")
+    }
+}

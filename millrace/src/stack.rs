@@ -1,0 +1,297 @@
+//! The whole pipeline in one process, on embedded parts that speak the real protocols.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use millrace_config::{
+    Config, KafkaConfig, KeyConfig, ModelConfig, ProviderConfig, RegistryConfig, Secret, StorageConfig, TenantConfig,
+    UserConfig, VectorsConfig, process_env,
+};
+use millrace_embedded::{Broker, Registry, Vectors};
+use millrace_schemas::Lane;
+use millrace_simulated_provider::{Server, SimulatedProviderConfig};
+use millrace_stage::core::{Backoff, jitter};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::endpoints::CLIENT_FILE;
+use crate::keys::random_key;
+use crate::services::Service;
+use crate::topic_data;
+use crate::wiring::Wiring;
+
+/// Partitions of the embedded broker's topics.
+const PARTITIONS: i32 = 4;
+/// The tenant that the first start makes.
+pub const TENANT: &str = "demo";
+/// Id of its key.
+pub const KEY_ID: &str = "default";
+
+/// What the stack is started with.
+pub struct Options {
+    /// Where everything durable lies.
+    pub data_dir: PathBuf,
+    /// 0 takes a free one.
+    pub http_port: u16,
+    /// 0 takes a free one.
+    pub kafka_port: u16,
+    /// Providers and models of one's own; none for the simulated provider.
+    pub provider: Option<(ProviderConfig, Vec<String>)>,
+    /// A configuration file to start from.
+    pub config: Option<PathBuf>,
+}
+
+/// Hashes of the keys that the first start made.
+#[derive(Serialize, Deserialize)]
+struct Bootstrap {
+    admin_sha256: String,
+    tenant_sha256: String,
+}
+
+/// Keys in plain text, known only at the start that made them.
+pub struct NewKeys {
+    /// Administrator's key; none when MILLRACE_ADMIN_KEY sets it.
+    pub admin: Option<String>,
+    /// The tenant's key.
+    pub tenant: String,
+}
+
+/// A running stack.
+pub struct Stack {
+    pub wiring: Wiring,
+    pub new_keys: Option<NewKeys>,
+    pub http: String,
+    pub simulated: Option<Server>,
+    broker: Broker,
+    registry: Registry,
+    vectors: Vectors,
+    services: JoinSet<anyhow::Result<()>>,
+    _lock: File,
+}
+
+impl Stack {
+    /// Starts everything; returns when all partitions are assigned.
+    pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let dir = &options.data_dir;
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("the data directory {} can not be made", dir.display()))?;
+        let lock = lock(dir)?;
+        let listener = TcpListener::bind(("127.0.0.1", options.http_port))
+            .await
+            .with_context(|| format!("port {} is taken; choose another with --http-port", options.http_port))?;
+        let http = format!("http://{}", listener.local_addr()?);
+        let broker = Broker::start(&dir.join("broker"), options.kafka_port)?;
+        let registry = Registry::start(&dir.join("registry"), 0)?;
+        let vectors = Vectors::start(&dir.join("vectors"), 0)?;
+        let simulated = match options.provider {
+            None => Some(Server::start(SimulatedProviderConfig::default(), ([127, 0, 0, 1], 0).into()).await?),
+            Some(_) => None,
+        };
+
+        let mut config = Config::load(options.config.as_deref(), process_env(), [])?;
+        config.kafka =
+            KafkaConfig { bootstrap_servers: broker.bootstrap_servers().to_owned(), ..KafkaConfig::default() };
+        // Members outlive a restart of the embedded broker, so they must be forgotten soon.
+        config.stage.session_timeout_ms = 6000;
+        config.registry = RegistryConfig { url: registry.url().to_owned(), ..RegistryConfig::default() };
+        config.storage = StorageConfig::Embedded { path: dir.join("store") };
+        config.vectors = VectorsConfig { url: Some(vectors.url().to_owned()), ..VectorsConfig::default() };
+        config.ingress.listen = listener.local_addr()?.to_string();
+        add_models(&mut config, &options.provider, simulated.as_ref());
+        if let Some((_, models)) = &options.provider
+            && config.pricing.file.is_none()
+        {
+            config.pricing.file = Some(price_file(dir, models)?);
+        }
+        let new_keys = bootstrap(dir, &mut config)?;
+        config.hash_keys();
+        config.validate()?;
+
+        let topics = topic_data::wanted(&config, None, Some(1), Some(PARTITIONS))?;
+        topic_data::apply(&config, &topics).await.context("the embedded broker's topics")?;
+        write_client_file(dir, &config, &http)?;
+        let wiring = Wiring::connect(config, &Service::PIPELINE, shutdown).await?;
+        let mut services = JoinSet::new();
+        start_services(&wiring, listener, &mut services);
+        let stack = Self { wiring, new_keys, http, simulated, broker, registry, vectors, services, _lock: lock };
+        stack.until_ready().await?;
+        Ok(stack)
+    }
+
+    async fn until_ready(&self) -> anyhow::Result<()> {
+        for _ in 0..600 {
+            if self.wiring.readiness.is_ready() {
+                return Ok(());
+            }
+            if self.wiring.shutdown.is_cancelled() {
+                bail!("stopped while starting");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let late: Vec<_> =
+            self.wiring.readiness.checks().into_iter().filter(|(_, c)| !c.ready).map(|(name, _)| name).collect();
+        bail!("not ready after a minute: {}", late.join(", "))
+    }
+
+    /// Drains the services, then stops the parts.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.wiring.shutdown.cancel();
+        while let Some(ended) = self.services.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::warn!(error = crate::ui::one_line(&error), "a service did not end well");
+            }
+        }
+        if let Some(simulated) = self.simulated {
+            simulated.shutdown().await?;
+        }
+        self.vectors.shutdown().await;
+        self.registry.shutdown().await;
+        self.broker.shutdown().await;
+        Ok(())
+    }
+}
+
+fn start_services(wiring: &Wiring, listener: TcpListener, services: &mut JoinSet<anyhow::Result<()>>) {
+    for service in Service::PIPELINE {
+        let lanes: &[Lane] = if service.has_lanes() { Lane::ALL } else { &[Lane::Batch] };
+        if service != Service::Ingress {
+            for lane in lanes {
+                services.spawn(keep_running(wiring.clone(), service, *lane));
+            }
+        }
+    }
+    let ingress = wiring.clone();
+    services.spawn(async move { ingress.run_ingress(listener).await });
+}
+
+/// A stage that ends is started again: recovery decides what is left to do.
+async fn keep_running(wiring: Wiring, service: Service, lane: Lane) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    loop {
+        match wiring.run_stage(service, lane).await {
+            Ok(()) => return Ok(()),
+            Err(error) if wiring.shutdown.is_cancelled() => return Err(error),
+            Err(error) => {
+                tracing::error!(service = service.name(), %lane, error = crate::ui::one_line(&error), "service ended, starting it again");
+                let pause = backoff.next(jitter(), None);
+                wiring.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+            }
+        }
+        if wiring.shutdown.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another `millrace up` uses {}; stop it, or choose another --data-dir", dir.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(error).context("the data directory can not be locked"),
+    }
+}
+
+fn add_models(config: &mut Config, provider: &Option<(ProviderConfig, Vec<String>)>, simulated: Option<&Server>) {
+    match (provider, simulated) {
+        (Some((provider, models)), _) => {
+            config.providers.insert("provider".to_owned(), provider.clone());
+            for model in models {
+                config.models.insert(model.clone(), ModelConfig::chat("provider", 128_000));
+            }
+        }
+        (None, Some(server)) => {
+            config.providers.insert("simulated".to_owned(), ProviderConfig::new(server.url()));
+            for model in ["sim-small", "sim-large"] {
+                config.models.insert(model.to_owned(), ModelConfig::chat("simulated", 128_000));
+            }
+            config.models.insert("sim-embed".to_owned(), ModelConfig::embedding("simulated", 8192, 384));
+            config.knowledge.embedding_model = "sim-embed".to_owned();
+        }
+        (None, None) => {}
+    }
+}
+
+/// A price table for models of one's own. Nobody here knows their prices, so they begin at 0; the
+/// file is the operator's to edit and is never written over.
+fn price_file(dir: &Path, models: &[String]) -> anyhow::Result<PathBuf> {
+    let path = dir.join("prices.toml");
+    if !path.is_file() {
+        let mut text = String::from(
+            "# What calls cost, in nano-units of the currency for a million tokens (2.50 USD is 2500000000).\n\
+             version = \"unpriced\"\ncurrency = \"USD\"\n",
+        );
+        for model in models {
+            text.push_str(&format!(
+                "\n[[price]]\nprovider = \"provider\"\nmodel = {}\neffective_from = 2020-01-01\ninput_per_million = 0\noutput_per_million = 0\n",
+                toml::Value::String(model.clone())
+            ));
+        }
+        write_private(&path, &text)?;
+        tracing::warn!(file = %path.display(), "calls are booked at price 0 until the price table says otherwise");
+    }
+    Ok(path)
+}
+
+/// Keys of the first start; later starts know only their hashes.
+fn bootstrap(dir: &Path, config: &mut Config) -> anyhow::Result<Option<NewKeys>> {
+    let path = dir.join("keys.json");
+    let (bootstrap, new_keys) = if path.is_file() {
+        let text = std::fs::read_to_string(&path)?;
+        (serde_json::from_str::<Bootstrap>(&text).with_context(|| format!("{} is damaged", path.display()))?, None)
+    } else {
+        let (admin, tenant) = (random_key("mra_"), random_key("mr_"));
+        let bootstrap = Bootstrap {
+            admin_sha256: millrace_config::hash_key(&admin),
+            tenant_sha256: millrace_config::hash_key(&tenant),
+        };
+        write_private(&path, &serde_json::to_string_pretty(&bootstrap)?)?;
+        (bootstrap, Some(NewKeys { admin: Some(admin), tenant }))
+    };
+    let set_admin = std::env::var("MILLRACE_ADMIN_KEY").ok().filter(|key| !key.is_empty());
+    let is_set = set_admin.is_some();
+    config.ingress.admin_key = set_admin.map(Secret::new);
+    if !is_set {
+        config.ingress.admin_key_sha256 = Some(bootstrap.admin_sha256);
+    }
+    let key =
+        KeyConfig { id: KEY_ID.to_owned(), sha256: Some(bootstrap.tenant_sha256), key: None, user: None, admin: false };
+    let users = ["ada", "grace", "linus"].map(|user| (user.to_owned(), UserConfig::default()));
+    let tenant = config
+        .tenants
+        .entry(TENANT.to_owned())
+        .or_insert_with(|| TenantConfig { users: BTreeMap::from(users), ..TenantConfig::default() });
+    tenant.keys.retain(|k| k.id != KEY_ID);
+    tenant.keys.push(key);
+    Ok(new_keys.map(|keys| NewKeys { admin: keys.admin.filter(|_| !is_set), ..keys }))
+}
+
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    Ok(std::fs::rename(&temporary, path)?)
+}
+
+/// What `tap`, `publish` and the others need to find this stack. Holds no secret.
+fn write_client_file(dir: &Path, config: &Config, http: &str) -> anyhow::Result<()> {
+    let text = format!(
+        "# Written by `millrace up`; read by other commands run beside it.\n\
+         [kafka]\nbootstrap_servers = \"{}\"\n\n[registry]\nurl = \"{}\"\n\n[ingress]\nlisten = \"{}\"\n",
+        config.kafka.bootstrap_servers,
+        config.registry.url,
+        http.trim_start_matches("http://"),
+    );
+    write_private(&dir.join(CLIENT_FILE), &text)
+}

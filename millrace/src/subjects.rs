@@ -1,0 +1,30 @@
+//! Which event each topic carries: the registry's subjects.
+
+use millrace_config::Config;
+use millrace_schemas::{Call, Completion, DeadLetter, Document, Event, Fact, Lane, Outcome, Prompt, Request, topics};
+
+/// Topic names on the broker with the name of their event.
+pub fn subjects(config: &Config) -> Vec<(String, &'static str)> {
+    let mut subjects = Vec::new();
+    for lane in Lane::ALL {
+        for (base, event) in [
+            (topics::REQUESTS, Request::NAME),
+            (topics::PROMPTS, Prompt::NAME),
+            (topics::COMPLETIONS, Completion::NAME),
+            (topics::OUTCOMES, Outcome::NAME),
+        ] {
+            subjects.push((config.kafka.topic(&topics::of(base, *lane)), event));
+        }
+    }
+    for (topic, event) in [
+        (topics::CALLS, Call::NAME),
+        (topics::REPLIES, Outcome::NAME),
+        (topics::FACTS, Fact::NAME),
+        (topics::DOCUMENTS, Document::NAME),
+        (topics::DEAD_LETTERS, DeadLetter::NAME),
+    ] {
+        subjects.push((config.kafka.topic(topic), event));
+    }
+    subjects.extend(config.topic_bindings.keys().map(|topic| (topic.clone(), Request::NAME)));
+    subjects
+}

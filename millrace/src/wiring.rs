@@ -1,0 +1,189 @@
+//! What the services of a process share, connected once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use millrace_config::{Config, Secret};
+use millrace_pricing::PriceTable;
+use millrace_provider::Providers;
+use millrace_schemas::{Codec, CodecError, RegistryAccess};
+use millrace_stage::core::{Backoff, jitter};
+use millrace_stage::{StageEnv, StageMetrics, admin_client};
+use millrace_storage::{Storage, StorageError};
+use millrace_telemetry::Readiness;
+use tokio_util::sync::CancellationToken;
+
+use crate::services::Service;
+use crate::subjects::subjects;
+
+/// Metrics of all services, registered once per process.
+#[derive(Clone)]
+pub struct Metrics {
+    pub registry: prometheus::Registry,
+    pub stage: StageMetrics,
+    pub router: Arc<millrace_inference_router::Metrics>,
+    pub ledger: millrace_cost_ledger::LedgerMetrics,
+    pub ingress: millrace_ingress::IngressMetrics,
+}
+
+impl Metrics {
+    fn register() -> Result<Self, prometheus::Error> {
+        let registry = prometheus::Registry::new();
+        Ok(Self {
+            stage: StageMetrics::register(&registry)?,
+            router: Arc::new(millrace_inference_router::Metrics::register(&registry)?),
+            ledger: millrace_cost_ledger::LedgerMetrics::register(&registry)?,
+            ingress: millrace_ingress::IngressMetrics::register(&registry)?,
+            registry,
+        })
+    }
+}
+
+/// Everything connected.
+#[derive(Clone)]
+pub struct Wiring {
+    pub config: Config,
+    pub codec: Codec,
+    pub metrics: Metrics,
+    pub readiness: Readiness,
+    pub prices: Arc<PriceTable>,
+    pub shutdown: CancellationToken,
+    storage: Option<Storage>,
+    providers: Option<Providers>,
+}
+
+impl Wiring {
+    /// Connects to what `services` need; what does not answer yet is waited for, with one clear
+    /// line a try, until shutdown.
+    pub async fn connect(config: Config, services: &[Service], shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let metrics = Metrics::register()?;
+        let prices = match &config.pricing.file {
+            Some(file) => PriceTable::load(file)?,
+            None => PriceTable::built_in(),
+        };
+        let connecting = async {
+            wait_for_kafka(&config).await?;
+            let codec = connect_codec(&config).await?;
+            let storage =
+                if services.iter().any(|s| needs_storage(*s)) { Some(open_storage(&config).await?) } else { None };
+            anyhow::Ok((codec, storage))
+        };
+        let Some(connected) = shutdown.run_until_cancelled(connecting).await else {
+            bail!("stopped while connecting");
+        };
+        let (codec, storage) = connected?;
+        // Only services that pay hold the providers' keys.
+        let providers = if services.iter().any(|s| pays(*s)) { Some(Providers::new(&config)?) } else { None };
+        Ok(Self {
+            config,
+            codec,
+            metrics,
+            readiness: Readiness::new(),
+            prices: Arc::new(prices),
+            shutdown,
+            storage,
+            providers,
+        })
+    }
+
+    /// The store.
+    pub fn storage(&self) -> anyhow::Result<&Storage> {
+        self.storage.as_ref().context("this process opened no store")
+    }
+
+    /// The providers.
+    pub fn providers(&self) -> anyhow::Result<&Providers> {
+        self.providers.as_ref().context("this process calls no provider")
+    }
+
+    /// What one loop gets; its readiness goes by `name`.
+    pub fn env(&self, name: &str) -> StageEnv {
+        let flag = self.readiness.register(name);
+        StageEnv {
+            kafka: self.config.kafka.clone(),
+            stage: self.config.stage.clone(),
+            metrics: self.metrics.stage.clone(),
+            codec: self.codec.clone(),
+            ready: Arc::new(move |ready, why| flag.set(ready, why)),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+}
+
+fn needs_storage(service: Service) -> bool {
+    match service {
+        Service::Ingress | Service::PromptBuilder | Service::ResultSink | Service::CostLedger => true,
+        Service::InferenceRouter | Service::Moderator | Service::Indexer | Service::SimulatedProvider => false,
+    }
+}
+
+fn pays(service: Service) -> bool {
+    match service {
+        Service::PromptBuilder | Service::InferenceRouter | Service::Indexer => true,
+        Service::Ingress
+        | Service::Moderator
+        | Service::ResultSink
+        | Service::CostLedger
+        | Service::SimulatedProvider => false,
+    }
+}
+
+/// Registers the schemas and takes their ids.
+pub async fn connect_codec(config: &Config) -> anyhow::Result<Codec> {
+    let access = RegistryAccess {
+        url: config.registry.url.clone(),
+        username: config.registry.username.clone(),
+        password: config.registry.password.as_ref().map(|p: &Secret| p.expose().to_owned()),
+    };
+    let subjects = subjects(config);
+    let mut backoff = patience();
+    loop {
+        match Codec::connect(&access, &subjects).await {
+            Ok(codec) => return Ok(codec),
+            Err(error @ CodecError::Registry(_)) => {
+                tracing::warn!(url = access.url, %error, "waiting for the schema registry");
+                tokio::time::sleep(backoff.next(jitter(), None)).await;
+            }
+            Err(error @ (CodecError::Refused { .. } | CodecError::Undecodable(_))) => return Err(error.into()),
+        }
+    }
+}
+
+async fn open_storage(config: &Config) -> anyhow::Result<Storage> {
+    let mut backoff = patience();
+    loop {
+        match Storage::open(&config.storage).await {
+            Ok(storage) => return Ok(storage),
+            Err(error @ StorageError::Outage(_)) => {
+                tracing::warn!(%error, "waiting for the database");
+                tokio::time::sleep(backoff.next(jitter(), None)).await;
+            }
+            Err(error @ StorageError::Refused(_)) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits until a broker answers.
+pub async fn wait_for_kafka(config: &Config) -> anyhow::Result<()> {
+    let mut backoff = patience();
+    loop {
+        let client = admin_client(&config.kafka).context("librdkafka refuses the settings under [kafka]")?;
+        let asked = tokio::task::spawn_blocking(move || {
+            client.inner().fetch_metadata(None, Duration::from_secs(5)).map(|m| m.brokers().len())
+        })
+        .await?;
+        match asked {
+            Ok(brokers) if brokers > 0 => return Ok(()),
+            Ok(_) => tracing::warn!(servers = config.kafka.bootstrap_servers, "waiting for a broker"),
+            Err(error) => {
+                tracing::warn!(servers = config.kafka.bootstrap_servers, %error, "waiting for kafka");
+            }
+        }
+        tokio::time::sleep(backoff.next(jitter(), None)).await;
+    }
+}
+
+fn patience() -> Backoff {
+    Backoff::new(Duration::from_millis(500), Duration::from_secs(10))
+}

@@ -1,0 +1,222 @@
+//! From a completion to its outcome, without I/O.
+
+use millrace_rules::{Action, Compiled};
+use millrace_schemas::{Completion, Ended, EndedStatus, Meta, Moderation, Outcome, OutcomeStatus, StageTime};
+
+/// Name of this service in `stages`, metrics and logs.
+pub const NAME: &str = "moderator";
+
+/// The outcome of `completion` under `rules`. `started_at` and `now` in microseconds since the epoch.
+#[must_use]
+pub fn decide(completion: Completion, rules: &Compiled, started_at: i64, now: i64) -> Outcome {
+    let Completion { meta, response, model, provider, rule_set, ended, bill, mut stages } = completion;
+    let verdict = match (ended, response) {
+        (Some(ended), _) => Verdict::ended(ended),
+        (None, Some(answer)) => check(rules, answer),
+        (None, None) => Verdict::ended(Ended::invalid(
+            "empty_completion",
+            None,
+            "the provider gave neither an answer nor a reason; send the request again",
+        )),
+    };
+    stages.push(StageTime { stage: NAME.to_owned(), started_at, finished_at: now });
+    Outcome {
+        status: verdict.status,
+        response: verdict.response,
+        error: verdict.error,
+        model,
+        provider,
+        moderation: Moderation {
+            action: verdict.action.to_owned(),
+            rule_set,
+            rules_version: rules.version().to_owned(),
+            hits: verdict.hits,
+        },
+        input_tokens: bill.iter().map(|line| line.input_tokens).sum(),
+        output_tokens: bill.iter().map(|line| line.output_tokens).sum(),
+        cost_nanos: bill.iter().map(|line| line.cost_nanos).sum(),
+        charge_nanos: bill.iter().map(|line| line.charge_nanos).sum(),
+        currency: bill.first().map(|line| line.currency.clone()).unwrap_or_default(),
+        bill,
+        stages,
+        finished_at: now,
+        meta,
+    }
+}
+
+/// The outcome of a completion that can not be read, for whoever its headers name.
+#[must_use]
+pub fn unreadable(meta: Meta, message: &str, now: i64) -> Outcome {
+    let error = Ended {
+        status: EndedStatus::Failed,
+        code: "internal_error".to_owned(),
+        kind: "server_error".to_owned(),
+        message: message.to_owned(),
+        param: None,
+        http_status: 500,
+    };
+    Outcome {
+        meta,
+        status: OutcomeStatus::Failed,
+        response: None,
+        error: Some(error),
+        model: String::new(),
+        provider: None,
+        moderation: Moderation {
+            action: "none".to_owned(),
+            rule_set: String::new(),
+            rules_version: String::new(),
+            hits: Vec::new(),
+        },
+        input_tokens: 0,
+        output_tokens: 0,
+        cost_nanos: 0,
+        charge_nanos: 0,
+        currency: String::new(),
+        bill: Vec::new(),
+        stages: Vec::new(),
+        finished_at: now,
+    }
+}
+
+struct Verdict {
+    status: OutcomeStatus,
+    response: Option<Vec<u8>>,
+    error: Option<Ended>,
+    action: &'static str,
+    hits: Vec<String>,
+}
+
+impl Verdict {
+    fn ended(ended: Ended) -> Self {
+        Self { status: ended.status.into(), response: None, error: Some(ended), action: "none", hits: Vec::new() }
+    }
+}
+
+fn check(rules: &Compiled, answer: Vec<u8>) -> Verdict {
+    let moderated = match rules.apply_to_chat_completion(&answer) {
+        Ok(moderated) => moderated,
+        // What can not be read can not be held to the rules, so it is not let through.
+        Err(error) => {
+            return Verdict::ended(Ended {
+                status: EndedStatus::Failed,
+                code: "invalid_provider_response".to_owned(),
+                kind: "server_error".to_owned(),
+                message: format!("the provider's answer is no chat completion ({error}); send the request again"),
+                param: None,
+                http_status: 502,
+            });
+        }
+    };
+    let mut hits: Vec<String> = moderated.hits.iter().map(|located| located.hit.rule.clone()).collect();
+    hits.sort();
+    hits.dedup();
+    let (status, response, error, action) = match moderated.action {
+        Action::Allow => (OutcomeStatus::Succeeded, Some(answer), None, "allow"),
+        Action::Redact => (OutcomeStatus::Succeeded, Some(moderated.body.unwrap_or(answer)), None, "redact"),
+        Action::Block => {
+            let blocked = Ended {
+                status: EndedStatus::Blocked,
+                code: "content_blocked".to_owned(),
+                kind: "invalid_request_error".to_owned(),
+                message: "the answer broke the moderation rules of your organisation and was withheld".to_owned(),
+                param: None,
+                http_status: 403,
+            };
+            (OutcomeStatus::Blocked, None, Some(blocked), "block")
+        }
+    };
+    Verdict { status, response, error, action, hits }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_rules::RuleSet;
+    use millrace_schemas::{CallLine, Lane};
+
+    use super::*;
+
+    fn completion(response: Option<&str>, ended: Option<Ended>) -> Completion {
+        Completion {
+            meta: Meta {
+                request_id: "req_1".into(),
+                run: 0,
+                tenant: "acme".into(),
+                user: "ada".into(),
+                key_id: None,
+                lane: Lane::Batch,
+                operation: "chat.completions".into(),
+                idempotency_key: None,
+                body_hash: None,
+                received_at: 1,
+                deadline: 2,
+                reply_replica: None,
+                reply_topic: None,
+                labels: std::collections::BTreeMap::new(),
+            },
+            response: response.map(|r| r.as_bytes().to_vec()),
+            model: "m".into(),
+            provider: Some("p".into()),
+            rule_set: "default".into(),
+            ended,
+            bill: vec![
+                CallLine {
+                    call_id: "call_1".into(),
+                    operation: "chat.completions".into(),
+                    provider: "p".into(),
+                    model: "m".into(),
+                    status: "finished".into(),
+                    input_tokens: 10,
+                    cached_input_tokens: 0,
+                    output_tokens: 5,
+                    estimated: false,
+                    cost_nanos: 70,
+                    charge_nanos: 80,
+                    currency: "USD".into(),
+                    price_version: "v".into(),
+                };
+                2
+            ],
+            stages: vec![],
+        }
+    }
+
+    fn answer(content: &str) -> String {
+        format!(
+            r#"{{"id":"x", "new":1e2, "choices":[{{"index":0,"message":{{"role":"assistant","content":"{content}"}}}}]}}"#
+        )
+    }
+
+    fn check(response: Option<&str>, ended: Option<Ended>, status: OutcomeStatus, action: &str, body: Option<&str>) {
+        let rules: RuleSet = r#"
+            pii = { email = "redact" }
+            terms = [{ name = "secret", words = ["project x"], action = "block" }]
+        "#
+        .parse()
+        .expect("rules");
+        let rules = rules.compile().expect("rules");
+        let outcome = decide(completion(response, ended), &rules, 3, 4);
+        assert_eq!((outcome.status, outcome.moderation.action.as_str()), (status, action));
+        assert_eq!(outcome.response.as_deref(), body.map(str::as_bytes));
+        assert_eq!(outcome.error.is_some(), status != OutcomeStatus::Succeeded);
+        assert_eq!(
+            (outcome.cost_nanos, outcome.charge_nanos, outcome.input_tokens),
+            (140, 160, 20),
+            "always on the bill"
+        );
+        assert_eq!(outcome.stages.len(), 1);
+    }
+
+    #[test]
+    fn every_completion_has_one_outcome_and_its_bill() {
+        use OutcomeStatus::{Blocked, Expired, Failed, Succeeded};
+        let fine = answer("hello");
+        check(Some(&fine), None, Succeeded, "allow", Some(&fine));
+        check(Some(&answer("to bob@example.com")), None, Succeeded, "redact", Some(&answer("to [EMAIL]")));
+        check(Some(&answer("Project X")), None, Blocked, "block", None);
+        check(Some("<html>"), None, Failed, "none", None);
+        check(None, None, Failed, "none", None);
+        check(None, Some(Ended::expired("late")), Expired, "none", None);
+        check(Some(&fine), Some(Ended::invalid("c", None, "m")), Failed, "none", None);
+    }
+}

@@ -1,0 +1,139 @@
+//! The steps, in order.
+
+use std::collections::BTreeMap;
+
+use millrace_admission::{SYSTEM_TENANT, replies};
+use millrace_config::{Config, ModerationConfig};
+use millrace_rules::{Compiled, RulesError};
+use millrace_schemas::{Codec, CodecError, Completion, Lane, Meta, Outcome, RequestId, now_micros, topics};
+use millrace_stage::{DriverSpec, Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
+
+use crate::decide::{NAME, decide, unreadable};
+
+/// The moderator of one lane.
+pub struct ModeratorStage {
+    codec: Codec,
+    producer: Producer,
+    rules: BTreeMap<String, Compiled>,
+    lane: Lane,
+}
+
+/// What it consumes.
+#[must_use]
+pub fn spec(lane: Lane) -> DriverSpec {
+    DriverSpec {
+        stage: NAME,
+        lane: lane.to_string(),
+        group: format!("{NAME}.{lane}"),
+        topics: vec![topics::of(topics::COMPLETIONS, lane)],
+        foreign_topics: Vec::new(),
+        drop_duplicates: true,
+        own_output: None,
+    }
+}
+
+/// The configured rule sets, ready for use.
+///
+/// # Errors
+/// When a set can not be used, or the file can not be read.
+pub fn rule_sets(config: &ModerationConfig) -> Result<BTreeMap<String, Compiled>, RulesError> {
+    let file = match &config.rules_file {
+        None => None,
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| RulesError::Syntax { place: name.clone(), reason: error.to_string() })?;
+            Some((name, text))
+        }
+    };
+    let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
+    millrace_rules::compile_all(&config.rule_sets, file)
+}
+
+impl ModeratorStage {
+    /// A moderator with these rule sets.
+    ///
+    /// # Errors
+    /// As [`rule_sets`].
+    pub fn new(config: &Config, codec: Codec, producer: Producer, lane: Lane) -> Result<Self, RulesError> {
+        Ok(Self { codec, producer, rules: rule_sets(&config.moderation)?, lane })
+    }
+
+    async fn plan(&self, outcome: &Outcome) -> Result<Plan, StageError> {
+        let value = self.codec.encode(outcome).map_err(|e| StageError::Fatal(e.to_string()))?;
+        let meta = &outcome.meta;
+        let reply = match &meta.reply_replica {
+            None => None,
+            Some(replica) => {
+                let count = self.producer.partitions(topics::REPLIES).await;
+                let count = count.map_err(|e| StageError::retry(format!("`replies` is not known: {e}")))?;
+                let to = To::Partition(replies::partition(replica, count));
+                Some(addressed(topics::REPLIES.to_owned(), meta, value.clone()).to(to).header("replica", replica))
+            }
+        };
+        let primary = addressed(topics::of(topics::OUTCOMES, self.lane), meta, value);
+        Ok(Plan { primary: Some(primary), then: reply.into_iter().collect() })
+    }
+}
+
+impl Stage for ModeratorStage {
+    async fn process(&self, record: &Received) -> Result<Plan, StageError> {
+        let started_at = now_micros();
+        let completion = match self.codec.decode::<Completion>(&record.value).await {
+            Ok(completion) => completion,
+            Err(error @ CodecError::Registry(_)) => return Err(StageError::retry(error.to_string())),
+            Err(error @ (CodecError::Undecodable(_) | CodecError::Refused { .. })) => {
+                return Err(self.poison(record, &error.to_string()).await?);
+            }
+        };
+        let Some(rules) = self.rules.get(&completion.rule_set) else {
+            // Rules are rolled out before the tenants that name them; until then this waits.
+            return Err(StageError::retry(format!("rule set `{}` is not configured here", completion.rule_set)));
+        };
+        self.plan(&decide(completion, rules, started_at, now_micros())).await
+    }
+}
+
+impl ModeratorStage {
+    async fn poison(&self, record: &Received, message: &str) -> Result<StageError, StageError> {
+        let meta = meta_of_headers(record, self.lane);
+        let outcome = unreadable(meta, message, now_micros());
+        Ok(StageError::Poison(Box::new(Poison {
+            code: "undecodable".to_owned(),
+            message: message.to_owned(),
+            tenant: Some(outcome.meta.tenant.clone()),
+            request_id: Some(outcome.meta.request_id.clone()),
+            plan: self.plan(&outcome).await?,
+        })))
+    }
+}
+
+/// Our own stages name the request in the headers, so even unreadable bytes end as its outcome.
+fn meta_of_headers(record: &Received, lane: Lane) -> Meta {
+    let tenant = record.header("tenant").unwrap_or(SYSTEM_TENANT).to_owned();
+    let request_id = record
+        .header("request_id")
+        .map_or_else(|| RequestId::of_coordinates(&tenant, &record.at).into_string(), str::to_owned);
+    Meta {
+        request_id,
+        run: 0,
+        user: SYSTEM_TENANT.to_owned(),
+        tenant,
+        key_id: None,
+        lane,
+        operation: "chat.completions".to_owned(),
+        idempotency_key: None,
+        body_hash: None,
+        received_at: record.timestamp.saturating_mul(1000),
+        deadline: record.timestamp,
+        reply_replica: None,
+        reply_topic: None,
+        labels: BTreeMap::new(),
+    }
+}
+
+fn addressed(topic: String, meta: &Meta, value: Vec<u8>) -> Outgoing {
+    Outgoing::new(topic, meta.request_id.as_bytes(), value)
+        .header("request_id", &meta.request_id)
+        .header("tenant", &meta.tenant)
+}

@@ -1,0 +1,53 @@
+//! Builds the exact provider request.
+//!
+//! ```text
+//! requests.L, customers' topics of L ── prove the tenant ── read ── admit ── claim the key ── retrieve ──> prompts.L, then `finished`
+//!                                                                     │                         └──── calls (embedding the question)
+//!                                                                     └── a duplicate: no prompt; `replies` and the reply topic if its outcome is there
+//! ```
+//!
+//! - [`spec`] and [`stage()`] are all that the binary needs; the steps in order are in `stage.rs`.
+//! - `decide.rs` makes prompts of verdicts, `passages.rs` fits passages into a prompt; neither does I/O.
+//! - `retrieve.rs` finds passages, over the ports in `ports.rs`; `embed.rs` and [`vectors`] are their
+//!   adapters.
+//!
+//! Whatever can not go on travels down the arrow as a prompt that has `ended`: only the moderator
+//! writes outcomes.
+//!
+//! Invariant: of all records with one idempotency key exactly one becomes a prompt of the key's id.
+
+mod decide;
+mod embed;
+mod passages;
+mod ports;
+mod retrieve;
+mod stage;
+pub mod vectors;
+
+use millrace_admission::{Directory, DirectoryError};
+use millrace_config::Config;
+use millrace_schemas::{Lane, topics};
+use millrace_stage::DriverSpec;
+
+pub use ports::Passage;
+pub use stage::{Deps, PromptBuilder, StartError, stage};
+
+/// Name of the service.
+pub const STAGE: &str = "prompt-builder";
+
+/// What the builder of a lane consumes and how.
+///
+/// # Errors
+/// When the directory of tenants can not be built of the configuration.
+pub fn spec(config: &Config, lane: Lane) -> Result<DriverSpec, DirectoryError> {
+    Ok(DriverSpec {
+        stage: STAGE,
+        lane: lane.to_string(),
+        group: format!("{STAGE}.{lane}"),
+        topics: vec![topics::of(topics::REQUESTS, lane)],
+        foreign_topics: Directory::from_config(config)?.bound_topics(lane),
+        // Anybody may write there; the idempotency key is what makes two records one request.
+        drop_duplicates: false,
+        own_output: Some(topics::of(topics::PROMPTS, lane)),
+    })
+}

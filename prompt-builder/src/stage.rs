@@ -1,0 +1,296 @@
+//! The builder's steps, in order.
+
+use std::sync::Arc;
+
+use millrace_admission::{Admission, Admitted, Arrival, DirectoryError, Principal, Rejected, record, replies};
+use millrace_config::Config;
+use millrace_pricing::{PriceTable, PricingError};
+use millrace_provider::{Ledgered, Providers, call_record};
+use millrace_schemas::{Codec, CodecError, Ended, Lane, Meta, Prompt, Request, SIGNATURE_HEADER, now_micros, topics};
+use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
+use millrace_storage::{Claim, Claimed, IdempotencyKeys, Results, Storage, StorageError, Waiter};
+use qdrant_client::QdrantError;
+
+use crate::decide::{Times, ended_of, finished_calls, prompt_of, rejection_of};
+use crate::embed::PaidEmbedder;
+use crate::ports::Partitions;
+use crate::retrieve::{Retrieved, Retriever};
+use crate::vectors::{self, QdrantPassages};
+
+/// What the builder stands on.
+pub struct Deps<'a> {
+    /// The models.
+    pub providers: &'a Providers,
+    /// What they cost.
+    pub prices: Arc<PriceTable>,
+    /// For `calls`, and for the number of partitions of `replies`.
+    pub producer: Producer,
+    /// Events to bytes and back.
+    pub codec: Codec,
+    /// Idempotency keys and results.
+    pub storage: &'a Storage,
+}
+
+/// Why a builder can not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The tenants.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The embedding model has no price: it could not be accounted for.
+    #[error(transparent)]
+    NoPrice(#[from] PricingError),
+    /// The address of the vector store.
+    #[error("`vectors.url`: {0}")]
+    Vectors(#[from] Box<QdrantError>),
+}
+
+/// `requests.L` -> `calls` + `prompts.L`. Made by [`stage`].
+pub struct PromptBuilder {
+    admission: Admission,
+    codec: Codec,
+    keys: Arc<dyn IdempotencyKeys>,
+    results: Arc<dyn Results>,
+    partitions: Arc<dyn Partitions>,
+    retriever: Option<Retriever>,
+    lane: Lane,
+}
+
+/// The stage of one lane.
+///
+/// # Errors
+/// [`StartError`].
+pub fn stage(config: &Config, deps: Deps<'_>, lane: Lane) -> Result<PromptBuilder, StartError> {
+    let retriever = retriever(config, &deps)?;
+    Ok(PromptBuilder {
+        admission: Admission::from_config(config)?,
+        codec: deps.codec,
+        keys: Arc::clone(&deps.storage.keys),
+        results: Arc::clone(&deps.storage.results),
+        partitions: Arc::new(deps.producer),
+        retriever,
+        lane,
+    })
+}
+
+fn retriever(config: &Config, deps: &Deps<'_>) -> Result<Option<Retriever>, StartError> {
+    let model = config.models.get(&config.knowledge.embedding_model);
+    let target = deps.providers.target(&config.knowledge.embedding_model);
+    let client = vectors::client(&config.vectors).map_err(Box::new)?;
+    let (Some(model), Some(target), Some(client)) = (model, target, client) else { return Ok(None) };
+    deps.prices.price(&target.provider, &target.model, now_micros() / 1000)?;
+    let ledger = Ledgered::new(deps.producer.clone(), deps.codec.clone(), Arc::clone(&deps.prices));
+    Ok(Some(Retriever {
+        embedder: Arc::new(PaidEmbedder::new(target.clone(), ledger, model.context_tokens)),
+        passages: Arc::new(QdrantPassages::new(client, config.vectors.collection.clone())),
+    }))
+}
+
+/// A request that was judged, and what its idempotency key is held to.
+struct Judged {
+    verdict: Result<Admitted, Box<Rejected>>,
+    /// Hash of the body, for requests with a key.
+    /// The id that its door gave out.
+    given: Option<String>,
+}
+
+/// Whose turn a request with a key is.
+enum Turn {
+    /// This record's.
+    Ours,
+    /// Another record's with the same body: this one only waits.
+    Duplicate,
+    /// Another record's with another body.
+    Reused,
+}
+
+impl Stage for PromptBuilder {
+    async fn process(&self, record: &Received) -> Result<Plan, StageError> {
+        let taken = now_micros();
+        let arrival = Arrival { lane: self.lane, at: Some(&record.at), timestamp: Some(record.timestamp), now: taken };
+        let judged = self.judge(record, &arrival).await?;
+        let verdict = match self.claim(record, &judged).await? {
+            Turn::Ours => judged.verdict,
+            Turn::Duplicate => return self.answer_duplicate(record, meta_of(&judged.verdict)).await,
+            Turn::Reused => Err(Box::new(self.reused(&judged, &arrival))),
+        };
+        match verdict {
+            Ok(admitted) => self.build(record, admitted, taken).await,
+            Err(rejected) => self.turn_away(*rejected, taken),
+        }
+    }
+
+    async fn recover(&self, output: &Received) -> Result<Vec<Outgoing>, StageError> {
+        match self.codec.decode::<Prompt>(&output.value).await {
+            Ok(prompt) => self.finished(&prompt),
+            Err(error) if error.is_outage() => Err(StageError::retry(error.to_string())),
+            Err(error) => {
+                // Its calls stay open, and the ledger books them as unconfirmed.
+                tracing::error!(at = %output.at, %error, "own prompt can not be read; its calls are not confirmed");
+                Ok(Vec::new())
+            }
+        }
+    }
+}
+
+impl PromptBuilder {
+    /// Proves the tenant, reads the request, and admits it or not.
+    async fn judge(&self, record: &Received, arrival: &Arrival<'_>) -> Result<Judged, StageError> {
+        let signature = record.header(SIGNATURE_HEADER);
+        let rejected = |principal: &Principal, request: &Request, ended: Ended| {
+            Err(Box::new(self.admission.reject(principal, request, arrival, ended)))
+        };
+        let nobody = Request::new(Vec::new());
+        let principal = match self.admission.directory().verify_record(&record.at.topic, signature, &record.value) {
+            Ok(principal) => principal,
+            Err(refusal) => {
+                let verdict = rejected(&Principal::system(), &nobody, refusal.ended());
+                return Ok(Judged { verdict, given: None });
+            }
+        };
+        let (request, unreadable) = match self.read(record).await {
+            Ok(read) => read,
+            Err(error) if error.is_outage() => return Err(StageError::retry(error.to_string())),
+            Err(error) => {
+                let ended = Ended::invalid("undecodable", None, format!("The record can not be read: {error}."));
+                return Ok(Judged { verdict: rejected(&principal, &nobody, ended), given: None });
+            }
+        };
+        let given = request.request_id.clone();
+        let verdict = match unreadable {
+            Some(ended) => rejected(&principal, &request, ended),
+            None => self.admission.admit(&principal, request, arrival),
+        };
+        Ok(Judged { verdict, given })
+    }
+
+    async fn read(&self, record: &Received) -> Result<(Request, Option<Ended>), CodecError> {
+        if record.header("content-type").is_some_and(record::is_json) {
+            return Ok(record::from_json_record(&record.headers, record.value.clone()));
+        }
+        self.codec.decode(&record.value).await.map(|request| (request, None))
+    }
+
+    /// Exactly one of the records with a key goes on, whatever its verdict is: also a refusal is the
+    /// one outcome of the key.
+    async fn claim(&self, record: &Received, judged: &Judged) -> Result<Turn, StageError> {
+        let meta = meta_of(&judged.verdict);
+        let (Some(key), Some(hash)) = (&meta.idempotency_key, &meta.body_hash) else { return Ok(Turn::Ours) };
+        let claim =
+            Claim { request_id: meta.request_id.clone(), coordinates: record.at.to_string(), body_hash: hash.clone() };
+        match self.keys.claim(&meta.tenant, key, &claim).await.map_err(stage_error)? {
+            Claimed::Ours => Ok(Turn::Ours),
+            Claimed::Theirs(theirs) if theirs.body_hash == *hash => Ok(Turn::Duplicate),
+            Claimed::Theirs(_) => Ok(Turn::Reused),
+        }
+    }
+
+    /// The waiter first, then the result: the sink does it the other way round, so that at least one
+    /// of the two delivers.
+    async fn answer_duplicate(&self, record: &Received, meta: &Meta) -> Result<Plan, StageError> {
+        if meta.reply_replica.is_none() && meta.reply_topic.is_none() {
+            return Ok(Plan::default());
+        }
+        let waiter = Waiter {
+            coordinates: record.at.to_string(),
+            replica: meta.reply_replica.clone(),
+            reply_topic: meta.reply_topic.clone(),
+        };
+        self.keys.add_waiter(&meta.tenant, &meta.request_id, &waiter).await.map_err(stage_error)?;
+        let Some(outcome) = self.results.get(&meta.tenant, &meta.request_id).await.map_err(stage_error)? else {
+            return Ok(Plan::default());
+        };
+        let addressed = |topic: &str| {
+            Outgoing::new(topic, meta.request_id.as_bytes(), outcome.clone())
+                .header("request_id", &meta.request_id)
+                .header("tenant", &meta.tenant)
+        };
+        let mut plan = Plan::default();
+        if let Some(replica) = &meta.reply_replica {
+            let count = self.partitions.count(topics::REPLIES).await;
+            let count = count.map_err(|e| StageError::retry(format!("`replies` is not known: {e}")))?;
+            let to = To::Partition(replies::partition(replica, count));
+            plan.then.push(addressed(topics::REPLIES).to(to).header("replica", replica));
+        }
+        if let Some(topic) = &meta.reply_topic {
+            plan.then.push(Outgoing { foreign: true, ..addressed(topic).to(To::ByKey) });
+        }
+        Ok(plan)
+    }
+
+    fn reused(&self, judged: &Judged, arrival: &Arrival<'_>) -> Rejected {
+        let (model, rule_set) = match &judged.verdict {
+            Ok(admitted) => (&admitted.model, &admitted.rule_set),
+            Err(rejected) => (&rejected.model, &rejected.rule_set),
+        };
+        self.admission.key_reused(meta_of(&judged.verdict), judged.given.as_deref(), model, rule_set, arrival)
+    }
+
+    /// Fetches passages where a collection is named, and writes the prompt.
+    async fn build(&self, record: &Received, admitted: Admitted, taken: i64) -> Result<Plan, StageError> {
+        let retrieved = match (&self.retriever, &admitted.collection) {
+            (Some(retriever), Some(wanted)) => retriever.retrieve(record, &admitted.meta, wanted).await?,
+            // Admission refuses a collection where there is nothing to retrieve from.
+            (None, _) | (_, None) => Retrieved { passages: Ok(Vec::new()), bill: Vec::new() },
+        };
+        let times = Times { taken, decided: now_micros() };
+        self.plan(&match retrieved.passages {
+            Ok(passages) => prompt_of(admitted, &passages, retrieved.bill, times),
+            Err(ended) => ended_of(admitted, ended, retrieved.bill, times),
+        })
+    }
+
+    /// A request that only came too late is nobody's mistake; every other one is a dead letter too.
+    fn turn_away(&self, rejected: Rejected, taken: i64) -> Result<Plan, StageError> {
+        let dead_letter = rejected.dead_letter;
+        let (code, message) = (rejected.ended.code.clone(), rejected.ended.message.clone());
+        let prompt = rejection_of(rejected, Times { taken, decided: now_micros() });
+        let plan = self.plan(&prompt)?;
+        if !dead_letter {
+            return Ok(plan);
+        }
+        Err(StageError::Poison(Box::new(Poison {
+            code,
+            message,
+            tenant: Some(prompt.meta.tenant),
+            request_id: Some(prompt.meta.request_id),
+            plan,
+        })))
+    }
+
+    /// The prompt first; once it is acknowledged, the ends of the calls it bills.
+    fn plan(&self, prompt: &Prompt) -> Result<Plan, StageError> {
+        let value = self.codec.encode(prompt).map_err(broken)?;
+        let meta = &prompt.meta;
+        let primary = Outgoing::new(topics::of(topics::PROMPTS, self.lane), meta.request_id.as_bytes(), value)
+            .header("request_id", &meta.request_id)
+            .header("tenant", &meta.tenant);
+        Ok(Plan { primary: Some(primary), then: self.finished(prompt)? })
+    }
+
+    fn finished(&self, prompt: &Prompt) -> Result<Vec<Outgoing>, StageError> {
+        finished_calls(prompt).iter().map(|call| call_record(&self.codec, call).map_err(broken)).collect()
+    }
+}
+
+fn meta_of(verdict: &Result<Admitted, Box<Rejected>>) -> &Meta {
+    match verdict {
+        Ok(admitted) => &admitted.meta,
+        Err(rejected) => &rejected.meta,
+    }
+}
+
+fn stage_error(error: StorageError) -> StageError {
+    match error {
+        StorageError::Outage(_) => StageError::retry(error.to_string()),
+        StorageError::Refused(_) => StageError::Fatal(error.to_string()),
+    }
+}
+
+fn broken(error: CodecError) -> StageError {
+    StageError::Fatal(error.to_string())
+}
+
+#[cfg(test)]
+#[path = "stage_tests.rs"]
+mod tests;

@@ -1,0 +1,43 @@
+//! Calls to OpenAI-compatible providers, and the records that every paid call leaves.
+//!
+//! ```text
+//! Providers ── route(alias) ──> [Target] ── slot() ──> Slot ── chat() / embed() ──> one HTTP request
+//! Ledgered  ── start() ──> StartedCall ── not_sent() / failed() ──> the topic `calls`
+//! ```
+//!
+//! - A [`Target`] is a model at a provider; a [`Slot`] is the right to make **one** call there. No
+//!   layer below it retries, so the calls that providers count are the calls that were recorded.
+//! - JSON goes out and comes back byte for byte; fields that nobody here knows survive.
+//! - [`CallError`] says which of three things happened: nothing was sent, the provider refused, or
+//!   nobody knows. The adapter that saw it decides.
+//! - [`Ledgered`] writes `started` before a call and its end afterwards.
+//!
+//! Who pays does, in this order:
+//!
+//! ```text
+//! let slot = target.slot().await;                            // waits for the concurrency limit
+//! let call = ledger.start(record, &who, &target, CHAT, bounds).await?;  // acknowledged by the broker
+//! if record.assignment.is_cancelled() { ledger.not_sent(record, call, "…").await? }
+//! match slot.chat(body, call.id(), bounds.timeout).await {
+//!     Ok(answer) => bill.push(ledger.line(&call, usage)),      // then the primary output, then `finished`
+//!     Err(error) => bill.extend(ledger.failed(record, call, &error).await?),
+//! }
+//! ```
+
+mod attempt;
+mod call;
+mod failure;
+mod paid;
+mod retry_after;
+mod targets;
+pub mod tokens;
+mod usage;
+
+pub use call::{Answer, Embeddings};
+pub use failure::{CallError, Refusal};
+pub use paid::{
+    Bounds, CHAT, CallLog, CallsTopic, EMBEDDINGS, FAILED, FINISHED, LedgerError, Ledgered, StartedCall, UNCONFIRMED,
+    Who, call_record, finished_from_line, line_from_usage, started_call,
+};
+pub use targets::{Providers, ProvidersError, Slot, Target};
+pub use usage::Usage;

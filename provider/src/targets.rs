@@ -1,0 +1,189 @@
+//! Which model is where, and the limit on calls in flight there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_openai::Client;
+use async_openai::config::{self, OpenAIConfig};
+use millrace_config::{Config, ProviderConfig};
+use reqwest::header::HeaderValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::attempt::Attempt;
+
+/// A connection that idles this long is closed by us, before the provider closes it under a call.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// A configuration that no client can be made of.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvidersError {
+    /// The key can not travel in a header.
+    #[error("`providers.{0}.api_key` has characters that no HTTP header may hold; check for a line break at its end")]
+    Key(String),
+    /// A model names a provider that is not configured.
+    #[error("model `{model}` is at provider `{provider}`, which is not configured; add [providers.{provider}]")]
+    UnknownProvider {
+        /// The model.
+        model: String,
+        /// The provider it names.
+        provider: String,
+    },
+    /// The HTTP client can not be made.
+    #[error("no HTTP client for provider `{provider}`: {error}")]
+    Http {
+        /// The provider.
+        provider: String,
+        /// What the library said.
+        error: String,
+    },
+}
+
+/// All configured models with the providers that serve them. Cheap to clone.
+#[derive(Clone)]
+pub struct Providers {
+    routes: Arc<BTreeMap<String, Vec<Target>>>,
+}
+
+/// A model at a provider. Cheap to clone; clones share the provider's connections and its limit.
+#[derive(Clone)]
+pub struct Target {
+    /// The model's name in the configuration.
+    pub alias: String,
+    /// The model's name at the provider.
+    pub model: String,
+    /// The provider's name in the configuration.
+    pub provider: String,
+    /// The longest one call may take.
+    pub timeout: Duration,
+    /// Calls made for one record before it fails over or ends; see the router.
+    pub max_attempts: u32,
+    /// Whether it embeds texts instead of completing chats.
+    pub embedding: bool,
+    pub(crate) upstream: Arc<Upstream>,
+}
+
+pub(crate) struct Upstream {
+    pub client: Client<Arc<dyn config::Config>>,
+    pub http: reqwest::Client,
+    pub authorized: bool,
+    permits: Arc<Semaphore>,
+}
+
+/// The right to make one call to a target; used up by the call, given back when dropped.
+#[must_use = "a slot that is not used holds back another call"]
+pub struct Slot {
+    pub(crate) target: Target,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Providers {
+    /// Makes a client for every provider; nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`ProvidersError`].
+    pub fn new(config: &Config) -> Result<Self, ProvidersError> {
+        let upstreams = config
+            .providers
+            .iter()
+            .map(|(name, provider)| Ok((name.as_str(), Arc::new(Upstream::new(name, provider)?))))
+            .collect::<Result<BTreeMap<&str, Arc<Upstream>>, ProvidersError>>()?;
+        let target = |alias: &String| {
+            let model = config.models.get(alias)?;
+            Some(upstreams.get(model.provider.as_str()).zip(config.providers.get(&model.provider)).map_or_else(
+                || Err(ProvidersError::UnknownProvider { model: alias.clone(), provider: model.provider.clone() }),
+                |(upstream, provider)| {
+                    Ok(Target {
+                        alias: alias.clone(),
+                        model: model.upstream_name(alias).to_owned(),
+                        provider: model.provider.clone(),
+                        timeout: Duration::from_millis(provider.timeout_ms),
+                        max_attempts: provider.max_attempts,
+                        embedding: model.embedding,
+                        upstream: Arc::clone(upstream),
+                    })
+                },
+            ))
+        };
+        let mut routes = BTreeMap::new();
+        for (alias, model) in &config.models {
+            let route = std::iter::once(alias).chain(&model.fallbacks).filter_map(target);
+            routes.insert(alias.clone(), route.collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(Self { routes: Arc::new(routes) })
+    }
+
+    /// Where a model is; `None` when no model has this name.
+    #[must_use]
+    pub fn target(&self, alias: &str) -> Option<&Target> {
+        self.route(alias).first()
+    }
+
+    /// Every model that completes chats.
+    pub fn chat_models(&self) -> impl Iterator<Item = &Target> {
+        self.routes.values().filter_map(|route| route.first()).filter(|target| !target.embedding)
+    }
+
+    /// Where a model is, then its fallbacks in order; empty when no model has this name.
+    #[must_use]
+    pub fn route(&self, alias: &str) -> &[Target] {
+        self.routes.get(alias).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+impl Target {
+    /// Waits until the provider may have one more call in flight.
+    pub async fn slot(&self) -> Slot {
+        let permits = Arc::clone(&self.upstream.permits);
+        let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+        Slot { target: self.clone(), _permit: permit }
+    }
+}
+
+impl Slot {
+    /// Where the call will go.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) fn client(&self, timeout: Duration) -> Client<Arc<dyn config::Config>> {
+        let Upstream { client, http, authorized, .. } = &*self.target.upstream;
+        client.clone().with_http_service(Attempt { http: http.clone(), authorized: *authorized, timeout })
+    }
+}
+
+impl Upstream {
+    fn new(name: &str, provider: &ProviderConfig) -> Result<Self, ProvidersError> {
+        let http = reqwest::Client::builder()
+            // A proxy of the environment would see keys and prompts that were not meant for it.
+            .no_proxy()
+            // A redirected or repeated POST is a second call that nobody recorded.
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(Duration::from_millis(provider.connect_timeout_ms))
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(usize::try_from(provider.max_concurrency).unwrap_or(usize::MAX))
+            .tcp_keepalive(IDLE)
+            .user_agent(concat!("millrace/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| ProvidersError::Http { provider: name.to_owned(), error: e.to_string() })?;
+        let key = provider.api_key.as_ref().map_or("", |key| key.expose());
+        // async-openai panics on a key that no header may hold.
+        HeaderValue::from_str(key).map_err(|_| ProvidersError::Key(name.to_owned()))?;
+        // Every value is set: left alone, async-openai takes keys and organisations of OpenAI from
+        // the environment and sends them to whatever server this is.
+        let settings = OpenAIConfig::new()
+            .with_api_base(provider.base_url.trim_end_matches('/'))
+            .with_api_key(key)
+            .with_org_id("")
+            .with_project_id("");
+        let permits = usize::try_from(provider.max_concurrency).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Ok(Self {
+            client: Client::build(http.clone(), Arc::new(settings)),
+            http,
+            authorized: provider.api_key.is_some(),
+            permits: Arc::new(Semaphore::new(permits)),
+        })
+    }
+}

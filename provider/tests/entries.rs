@@ -1,0 +1,167 @@
+//! The entries of `calls` and the lines on the bill, as functions.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use millrace_config::{Config, ModelConfig, ProviderConfig};
+use millrace_pricing::PriceTable;
+use millrace_provider::{
+    Bounds, CHAT, CallError, CallLog, FAILED, FINISHED, LedgerError, Ledgered, Providers, Refusal, StartedCall, Target,
+    UNCONFIRMED, Usage, Who, finished_from_line,
+};
+use millrace_schemas::{Call, CallKind, Coordinates, Source, call_started_at};
+use millrace_stage::Received;
+
+const PRICES: &str = r#"
+version = "test-1"
+currency = "USD"
+[[price]]
+provider = "sim"
+model = "sim-small"
+effective_from = 2020-01-01
+input_per_million = 1_000_000_000
+cached_input_per_million = 100_000_000
+output_per_million = 2_000_000_000
+charge_input_per_million = 1_500_000_000
+charge_cached_input_per_million = 150_000_000
+charge_output_per_million = 3_000_000_000
+"#;
+
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Vec<Call>>>);
+
+impl CallLog for Memory {
+    async fn append(&self, _: &Received, call: &Call) -> Result<(), LedgerError> {
+        self.0.lock().unwrap().push(call.clone());
+        Ok(())
+    }
+}
+
+struct Setup {
+    log: Memory,
+    ledger: Ledgered<Memory>,
+    target: Target,
+    unpriced: Target,
+    who: Who,
+    record: Received,
+}
+
+fn setup() -> Setup {
+    let mut config = Config::default();
+    config.providers.insert("sim".to_owned(), ProviderConfig::new("http://127.0.0.1:9/v1"));
+    config.models.insert("sim-small".to_owned(), ModelConfig::chat("sim", 8_000));
+    config.models.insert("unpriced".to_owned(), ModelConfig::chat("sim", 8_000));
+    let providers = Providers::new(&config).unwrap();
+    let log = Memory::default();
+    let from = Coordinates { topic: "prompts.batch".to_owned(), generation: 0, partition: 1, offset: 7 };
+    Setup {
+        ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::parse(PRICES, "test").unwrap())),
+        log,
+        target: providers.target("sim-small").unwrap().clone(),
+        unpriced: providers.target("unpriced").unwrap().clone(),
+        who: Who {
+            tenant: "acme".to_owned(),
+            user: "ann".to_owned(),
+            key_id: Some("k1".to_owned()),
+            request_id: "req_1".to_owned(),
+            run: 2,
+            lane: "batch".to_owned(),
+        },
+        record: Received {
+            at: from.clone(),
+            timestamp: 0,
+            key: None,
+            value: Vec::new(),
+            headers: Vec::new(),
+            source: None,
+            as_source: Source { from, window: 1_024, epoch: 1 },
+            assignment: tokio_util::sync::CancellationToken::new(),
+        },
+    }
+}
+
+const BOUNDS: Bounds = Bounds { input_tokens: 1_000, output_tokens: 500, timeout: Duration::from_secs(60) };
+
+async fn start(setup: &Setup) -> StartedCall {
+    setup.ledger.start(&setup.record, &setup.who, &setup.target, CHAT, BOUNDS).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_call_is_announced_with_what_it_may_cost_and_until_when() {
+    let setup = setup();
+    let call = start(&setup).await;
+    let started = setup.log.0.lock().unwrap()[0].clone();
+    assert_eq!(&started, call.entry());
+    assert_eq!(started.kind, CallKind::Started);
+    assert_eq!(Some(started.started_at), call_started_at(call.id()));
+    assert_eq!(started.at, started.started_at);
+    assert_eq!(started.deadline, started.started_at / 1_000 + 65_000);
+    // 1,000 tokens at 1,000 nano-units, 500 at 2,000, and one for rounding.
+    assert_eq!(started.reserved_nanos, 1_000 * 1_000 + 500 * 2_000 + 1);
+    assert_eq!((started.price_version.as_str(), started.currency.as_str()), ("test-1", "USD"));
+    assert_eq!((started.request_id.as_str(), started.run, started.lane.as_str()), ("req_1", 2, "batch"));
+    assert_eq!((started.cost_nanos, started.http_status), (0, None));
+}
+
+#[tokio::test]
+async fn an_answered_call_is_priced_and_its_end_is_a_function_of_its_line() {
+    let setup = setup();
+    let call = start(&setup).await;
+    let usage = Usage { input_tokens: 100, cached_input_tokens: 40, output_tokens: 10, estimated: true };
+    let line = setup.ledger.line(&call, usage);
+    assert_eq!(line.status, FINISHED);
+    assert_eq!(
+        (line.cost_nanos, line.charge_nanos),
+        (60 * 1_000 + 40 * 100 + 10 * 2_000, 60 * 1_500 + 40 * 150 + 10 * 3_000)
+    );
+    let end = finished_from_line(&setup.who, &line, 77);
+    assert_eq!(end, finished_from_line(&setup.who, &line, 77));
+    assert_eq!(end.started_at, call.entry().started_at, "the same in every entry of a call");
+    assert_eq!((end.kind, end.at, end.http_status, end.estimated), (CallKind::Finished, 77, Some(200), true));
+    assert_eq!((end.cost_nanos, end.charge_nanos), (line.cost_nanos, line.charge_nanos));
+    assert_eq!((end.input_tokens, end.cached_input_tokens, end.output_tokens), (100, 40, 10));
+
+    setup.ledger.finished(&setup.record, &setup.who, &line).await.unwrap();
+    let written = setup.log.0.lock().unwrap()[1].clone();
+    assert_eq!(written, Call { at: written.at, ..end });
+}
+
+#[tokio::test]
+async fn each_failure_ends_its_call_in_its_own_way() {
+    let refusal = Refusal {
+        status: 503,
+        message: "busy".to_owned(),
+        kind: String::new(),
+        code: None,
+        param: None,
+        retry_after: None,
+        retryable: true,
+    };
+    let cases = [
+        (CallError::NotSent("refused".to_owned()), Some((CallKind::NotSent, None, Some("refused"))), None),
+        (CallError::Answered(refusal), Some((CallKind::Finished, Some(503), None)), Some(FAILED)),
+        (CallError::Lost("cut".to_owned()), None, Some(UNCONFIRMED)),
+    ];
+    for (error, entry, status) in cases {
+        let setup = setup();
+        let call = start(&setup).await;
+        let id = call.id().to_owned();
+        let line = setup.ledger.failed(&setup.record, call, &error).await.unwrap();
+        let log = setup.log.0.lock().unwrap();
+        let end = log.get(1);
+        assert_eq!(end.map(|e| (e.kind, e.http_status, e.reason.as_deref())), entry, "{error:?}");
+        assert!(end.is_none_or(|e| e.call_id == id && e.started_at == log[0].started_at && e.cost_nanos == 0));
+        assert_eq!(line.as_ref().map(|line| line.status.as_str()), status, "{error:?}");
+        assert!(line.is_none_or(|line| line.call_id == id && line.cost_nanos == 0 && line.charge_nanos == 0));
+    }
+}
+
+#[tokio::test]
+async fn a_model_without_a_price_is_never_called() {
+    let setup = setup();
+    let error = setup.ledger.start(&setup.record, &setup.who, &setup.unpriced, CHAT, BOUNDS).await.unwrap_err();
+    assert!(matches!(error, LedgerError::NoPrice(_)), "{error}");
+    assert!(setup.log.0.lock().unwrap().is_empty());
+}

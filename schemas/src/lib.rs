@@ -1,0 +1,26 @@
+//! The contract: every event on every topic, its Avro schema and its bytes.
+//!
+//! `avro/*.avsc` is the source of truth and is what the registry serves to everyone else.
+//! The types in [`events`] mirror those files, [`Codec`] turns one into the other in Confluent's
+//! wire format, [`Source`] is the header that makes readers drop duplicates exactly, and
+//! [`RequestId`] names the work.
+
+mod clock;
+mod codec;
+pub mod events;
+mod ids;
+mod json;
+mod signature;
+mod source;
+pub mod topics;
+
+pub use clock::{now_micros, now_millis};
+pub use codec::{ALL_EVENTS, Codec, CodecError, Event, EventSchema, RegistryAccess};
+pub use events::{
+    Call, CallKind, CallLine, Completion, DeadLetter, Document, Ended, EndedStatus, Fact, Lane, Meta, Moderation,
+    Outcome, OutcomeStatus, Prompt, RecordHeader, Request, StageTime,
+};
+pub use ids::{RequestId, body_hash, call_id, call_started_at, derived_uuid};
+pub use json::{JsonView, value_to_json};
+pub use signature::{SIGNATURE_HEADER, Signature, SignatureError, key_digest};
+pub use source::{Coordinates, SOURCE_HEADER, Source, SourceError};

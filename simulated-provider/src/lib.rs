@@ -1,0 +1,43 @@
+//! A server that speaks OpenAI's API without a model behind it.
+//!
+//! It exists so that the pipeline can be run, tested, broken and measured with no key and no
+//! network: the same prompt gives the same answer and the same token counts in every process, the
+//! counts are those of OpenAI's own tokenizers, latency and faults follow a script, and what was
+//! charged is counted exactly.
+//!
+//! ```text
+//! POST /v1/chat/completions   plain, or `stream: true` (server-sent events)
+//! POST /v1/embeddings         hashed bags of words: texts that share words are near
+//! GET  /v1/models  /health
+//! GET  /count      what was asked, begun and charged so far     ([`Count`])
+//! GET  /calls      one JSON line per request, newest million    ([`CallRecord`])
+//! POST /reset      forget counts, attempts and script positions
+//! PUT  /faults     replace the fault script                     (a list of [`FaultRule`])
+//! PUT  /latency    replace the latency distribution             ([`Latency`])
+//! ```
+//!
+//! Faults are the ones real providers show: see [`Fault`].
+
+mod api_error;
+mod call;
+mod chat;
+mod chat_request;
+mod chat_response;
+mod compose;
+mod config;
+mod control;
+mod dice;
+mod embed;
+mod embeddings;
+mod faults;
+mod reply;
+mod schema_sample;
+mod server;
+mod socket;
+mod stats;
+mod tokens;
+
+pub use config::{ApiKey, Latency, SimulatedProviderConfig, TokenRange};
+pub use faults::{Fault, FaultRule, When};
+pub use server::{Error, Server, run};
+pub use stats::{CallRecord, Count};

@@ -1,0 +1,260 @@
+//! The server's life: start, serve, drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::HeaderMap;
+use axum::routing::{get, post, put};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api_error::ApiError;
+use crate::call::{answer, bearer};
+use crate::chat::Chat;
+use crate::config::{Latency, SimulatedProviderConfig};
+use crate::control;
+use crate::dice::Digester;
+use crate::embeddings::Embeddings;
+use crate::faults::{Fault, FaultRule, Script, Subject};
+use crate::socket::{Listener, ResetSwitch};
+use crate::stats::{Count, Stats};
+use crate::tokens::Encoding;
+
+/// How long a shutdown waits for answers that are under way.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why a simulated provider did not start or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is impossible; the text says which and what to set.
+    #[error("simulated provider: {0}")]
+    Config(String),
+    /// The address cannot be listened on.
+    #[error("simulated provider: cannot listen on {addr}: {source}; choose a free port or 0 for any")]
+    Listen {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The listening socket failed.
+    #[error("simulated provider: serving failed: {0}")]
+    Serve(#[from] io::Error),
+}
+
+/// A simulated provider that runs in this process. Dropping it begins a shutdown.
+#[derive(Debug)]
+pub struct Server {
+    addr: SocketAddr,
+    app: Arc<App>,
+    serving: JoinHandle<Result<(), Error>>,
+}
+
+impl Server {
+    /// Starts on `addr`; port 0 takes any free port. It accepts connections when this returns.
+    ///
+    /// # Errors
+    /// An impossible configuration, or an address that cannot be listened on.
+    pub async fn start(config: SimulatedProviderConfig, addr: SocketAddr) -> Result<Self, Error> {
+        let app = App::new(config, CancellationToken::new())?;
+        let listen = |source| Error::Listen { addr, source };
+        let listener = TcpListener::bind(addr).await.map_err(listen)?;
+        let addr = listener.local_addr().map_err(listen)?;
+        let serving = tokio::spawn(serve(listener, Arc::clone(&app)));
+        Ok(Self { addr, app, serving })
+    }
+
+    /// The address listened on.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The base URL for OpenAI clients, such as `http://127.0.0.1:8080/v1`.
+    pub fn url(&self) -> String {
+        format!("http://{}/v1", self.addr)
+    }
+
+    /// What `GET /count` answers.
+    pub fn count(&self) -> Count {
+        self.app.stats.count()
+    }
+
+    /// Stops accepting, breaks off hanging answers, lets the others end (for 5 seconds at most).
+    ///
+    /// # Errors
+    /// The listening socket had failed before.
+    pub async fn shutdown(mut self) -> Result<(), Error> {
+        self.app.shutdown.cancel();
+        match (&mut self.serving).await {
+            Ok(result) => result,
+            Err(panicked) => Err(Error::Serve(io::Error::other(panicked))),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.app.shutdown.cancel();
+    }
+}
+
+/// Serves on `listener` until `shutdown`, then drains as [`Server::shutdown`] does.
+///
+/// # Errors
+/// An impossible configuration, or a listening socket that fails.
+pub async fn run(
+    listener: TcpListener,
+    config: SimulatedProviderConfig,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    serve(listener, App::new(config, shutdown)?).await
+}
+
+async fn serve(listener: TcpListener, app: Arc<App>) -> Result<(), Error> {
+    // Loading the vocabularies takes a while: not at the first request's expense.
+    tokio::task::spawn_blocking(|| {
+        Encoding::Chat.tokenizer();
+        Encoding::Embedding.tokenizer();
+    });
+    let shutdown = app.shutdown.clone();
+    tracing::info!(address = %listener.local_addr()?, "simulated provider listening");
+    let service = router(Arc::clone(&app)).into_make_service_with_connect_info::<ResetSwitch>();
+    let stop = shutdown.clone();
+    let serving =
+        axum::serve(Listener(listener), service).with_graceful_shutdown(async move { stop.cancelled().await });
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        result = serving => result?,
+        () = overdue => tracing::warn!(in_flight = app.stats.count().in_flight, "simulated provider left answers undone"),
+    }
+    Ok(())
+}
+
+fn router(app: Arc<App>) -> Router {
+    let limit = DefaultBodyLimit::max(app.config.max_body_bytes);
+    Router::new()
+        .route("/v1/chat/completions", post(answer::<Chat>))
+        .route("/v1/embeddings", post(answer::<Embeddings>))
+        .route("/v1/models", get(control::models))
+        .route("/health", get(control::health))
+        .route("/count", get(control::count))
+        .route("/calls", get(control::calls))
+        .route("/reset", post(control::reset))
+        .route("/faults", put(control::put_faults).get(control::faults))
+        .route("/latency", put(control::put_latency))
+        .fallback(control::no_such_url)
+        .method_not_allowed_fallback(control::wrong_method)
+        .layer(limit)
+        .with_state(app)
+}
+
+/// Everything that requests share.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub config: SimulatedProviderConfig,
+    pub stats: Arc<Stats>,
+    pub shutdown: CancellationToken,
+    /// The name recorded for requests refused before their model was known.
+    pub no_model: Arc<str>,
+    model_names: Vec<Arc<str>>,
+    latency: Mutex<Latency>,
+    script: Mutex<Installed>,
+    requests: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Installed {
+    script: Script,
+    since: Instant,
+}
+
+impl App {
+    fn new(config: SimulatedProviderConfig, shutdown: CancellationToken) -> Result<Arc<Self>, Error> {
+        if let Some(problem) = config.problem() {
+            return Err(Error::Config(problem));
+        }
+        Ok(Arc::new(Self {
+            stats: Arc::new(Stats::new(config.kept_calls)),
+            shutdown,
+            no_model: "".into(),
+            model_names: config
+                .models
+                .iter()
+                .chain(&config.embedding_models)
+                .map(|name| name.as_str().into())
+                .collect(),
+            latency: Mutex::new(config.latency),
+            script: Mutex::new(Installed { script: Script::new(config.faults.clone()), since: Instant::now() }),
+            requests: AtomicU64::new(0),
+            config,
+        }))
+    }
+
+    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        match (&self.config.api_keys, bearer(headers)) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(ApiError::no_key()),
+            (Some(keys), Some(key)) if keys.iter().any(|known| known.is(key)) => Ok(()),
+            (Some(_), Some(_)) => Err(ApiError::wrong_key()),
+        }
+    }
+
+    /// One allocation for a model's name however many calls name it.
+    pub(crate) fn shared_model_name(&self, model: &str) -> Arc<str> {
+        self.model_names.iter().find(|name| &***name == model).unwrap_or(&self.no_model).clone()
+    }
+
+    /// Unique within a process: `req_` and 32 hexadecimal digits.
+    pub(crate) fn next_request_id(&self) -> String {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut digester = Digester::new(self.config.seed);
+        digester.part(&number.to_le_bytes());
+        format!("req_{}", digester.finish().hex(32))
+    }
+
+    pub(crate) fn latency(&self) -> Latency {
+        *lock(&self.latency)
+    }
+
+    pub(crate) fn set_latency(&self, latency: Latency) {
+        *lock(&self.latency) = latency;
+    }
+
+    pub(crate) fn decide(&self, subject: &Subject<'_>) -> Option<Fault> {
+        let mut installed = lock(&self.script);
+        if installed.script.is_empty() {
+            return None;
+        }
+        let elapsed = installed.since.elapsed();
+        installed.script.decide(subject, elapsed)
+    }
+
+    pub(crate) fn rules(&self) -> Vec<FaultRule> {
+        lock(&self.script).script.rules().cloned().collect()
+    }
+
+    pub(crate) fn install(&self, rules: Vec<FaultRule>) {
+        *lock(&self.script) = Installed { script: Script::new(rules), since: Instant::now() };
+    }
+
+    pub(crate) fn restart_script(&self) {
+        let mut installed = lock(&self.script);
+        installed.script.restart();
+        installed.since = Instant::now();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is replaced whole or counted up: a panic elsewhere leaves it valid.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,588 @@
+//! The poll loop, on a thread of its own: it takes, pauses, commits and gives partitions up.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use millrace_schemas::{Coordinates, SOURCE_HEADER, Source};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
+
+use super::context::{Note, Notes};
+use super::handler::{Delivery, Handler, Settled};
+use super::restore::{Restored, Restorer};
+use super::run::{DriverError, Ready};
+use crate::core::{Duplicates, Partition, Refused, Room, Seen, Ticket, Tracker};
+use crate::{Received, StageMetrics};
+
+/// Longest sleep in `poll` with nothing to do.
+const IDLE: Duration = Duration::from_millis(100);
+/// Longest sleep in `poll` while something may change from outside.
+const BUSY: Duration = Duration::from_millis(5);
+/// Records taken between two looks at everything else.
+const BATCH: usize = 256;
+/// A commit that nothing was heard of for so long is sent again.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the poll thread and the workers share.
+pub struct Shared {
+    tracker: Mutex<Tracker>,
+    failure: Mutex<Option<String>>,
+    metrics: StageMetrics,
+    stage: &'static str,
+    lane: String,
+    ended: AtomicBool,
+}
+
+impl Shared {
+    pub fn new(tracker: Tracker, metrics: StageMetrics, stage: &'static str, lane: String) -> Self {
+        Self {
+            tracker: Mutex::new(tracker),
+            failure: Mutex::new(None),
+            metrics,
+            stage,
+            lane,
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn settle(&self, ticket: Ticket, outcome: Settled, taken: Instant) {
+        self.tracker().settle(ticket);
+        self.metrics.records.with_label_values(&[self.stage, &self.lane, outcome.label()]).inc();
+        self.metrics
+            .seconds
+            .with_label_values(&[self.stage, self.lane.as_str()])
+            .observe(taken.elapsed().as_secs_f64());
+    }
+
+    pub fn abandon(&self, ticket: Ticket, record: &Received) {
+        if self.tracker().abandon(ticket) && !self.ended.load(Ordering::Acquire) {
+            self.fail(format!("record {} was dropped unsettled", record.at));
+        }
+    }
+
+    /// Ends the stage; the first error is the one that is told.
+    pub fn fail(&self, error: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    pub fn count_error(&self, class: &str) {
+        self.metrics.errors.with_label_values(&[self.stage, self.lane.as_str(), class]).inc();
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A record that was read when there was no room for it.
+struct Stashed {
+    record: Received,
+    bytes: usize,
+}
+
+struct Active {
+    token: CancellationToken,
+    epoch: u64,
+    duplicates: Option<Duplicates>,
+    /// Outputs of an earlier owner: source offset to request id.
+    done: HashMap<i64, Option<String>>,
+    paused: bool,
+    stash: Option<Stashed>,
+    /// Records were skipped while there was no room: read again from the next one.
+    seek: bool,
+}
+
+struct GivingUp {
+    partitions: TopicPartitionList,
+    keys: Vec<Partition>,
+    until: Instant,
+}
+
+pub struct PollLoop<H> {
+    pub consumer: Arc<BaseConsumer<Notes>>,
+    pub shared: Arc<Shared>,
+    pub handler: Arc<H>,
+    pub restorer: Restorer<H>,
+    pub restored: Receiver<Result<Restored, DriverError>>,
+    pub names: Names,
+    pub window: u32,
+    pub drop_duplicates: bool,
+    pub commit_interval: Duration,
+    pub drain: Duration,
+    pub shutdown: CancellationToken,
+    pub ready: Ready,
+    pub state: State,
+}
+
+/// Logical topic names by their names on the broker.
+pub struct Names {
+    pub logical: BTreeMap<String, Arc<str>>,
+    pub generation: u32,
+}
+
+impl Names {
+    fn partition(&self, topic: &str, number: i32) -> Partition {
+        let logical = self.logical.get(topic).cloned().unwrap_or_else(|| Arc::from(topic));
+        Partition { topic: logical, number }
+    }
+
+    fn on_broker<'a>(&'a self, partition: &'a Partition) -> &'a str {
+        self.logical.iter().find(|(_, l)| **l == partition.topic).map_or(&partition.topic, |(name, _)| name)
+    }
+
+    fn keys(&self, list: &TopicPartitionList) -> Vec<Partition> {
+        list.elements().iter().map(|e| self.partition(e.topic(), e.partition())).collect()
+    }
+
+    fn list<'a>(&self, keys: impl IntoIterator<Item = &'a Partition>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for key in keys {
+            list.add_partition(self.on_broker(key), key.number);
+        }
+        list
+    }
+}
+
+#[derive(Default)]
+pub struct State {
+    active: HashMap<Partition, Active>,
+    restoring: HashMap<Partition, CancellationToken>,
+    giving_up: Vec<GivingUp>,
+    commit: Option<(Vec<(Partition, u64, i64)>, Instant)>,
+    last_commit: Option<Instant>,
+    all_paused: bool,
+}
+
+impl<H: Handler> PollLoop<H> {
+    /// Runs until shutdown (drained and committed) or until the stage fails.
+    pub fn run(mut self) -> Result<(), DriverError> {
+        let result = self.serve();
+        self.shared.ended.store(true, Ordering::Release);
+        for (partition, active) in self.state.active.drain() {
+            self.shared.tracker().give_up(&partition);
+            active.token.cancel();
+        }
+        self.state.restoring.values().for_each(CancellationToken::cancel);
+        self.consumer.context().close();
+        (self.ready)(false, "stopped");
+        result
+    }
+
+    fn serve(&mut self) -> Result<(), DriverError> {
+        let mut closing: Option<Instant> = None;
+        loop {
+            if let Some(error) = self.shared.failure() {
+                self.shared.count_error("fatal");
+                return Err(DriverError::Stage(error));
+            }
+            if self.shutdown.is_cancelled() && closing.is_none() {
+                closing = Some(Instant::now() + self.drain);
+                self.stop_taking();
+            }
+            self.read_notes()?;
+            self.take_over_restored()?;
+            self.finish_giving_up();
+            self.commit_heads();
+            self.update_flow();
+            if let Some(until) = closing {
+                let idle = self.state.active.keys().all(|p| self.shared.tracker().drained(p));
+                if (idle && self.state.giving_up.is_empty()) || Instant::now() >= until {
+                    let keys: Vec<_> = self.state.active.keys().cloned().collect();
+                    self.commit_now(&keys);
+                    return Ok(());
+                }
+            }
+            self.poll_batch(closing.is_some())?;
+        }
+    }
+
+    fn poll_batch(&mut self, closing: bool) -> Result<(), DriverError> {
+        let in_flight = self.shared.tracker().in_flight().0;
+        self.shared
+            .metrics
+            .in_flight
+            .with_label_values(&[self.shared.stage, self.shared.lane.as_str()])
+            .set(in_flight as i64);
+        self.shared
+            .metrics
+            .lag
+            .with_label_values(&[self.shared.stage, self.shared.lane.as_str()])
+            .set(self.consumer.context().lag());
+        let stashed = self.state.active.values().any(|a| a.stash.is_some() || a.paused);
+        let waiting = closing || stashed || !self.state.restoring.is_empty() || !self.state.giving_up.is_empty();
+        let mut timeout = if waiting || self.state.all_paused {
+            BUSY
+        } else if in_flight > 0 || self.state.commit.is_some() {
+            BUSY * 4
+        } else {
+            IDLE
+        };
+        let consumer = Arc::clone(&self.consumer);
+        for _ in 0..BATCH {
+            // The message borrows the consumer, so what is needed of it is copied out first.
+            let record = match consumer.poll(timeout) {
+                None => return Ok(()),
+                Some(Ok(message)) => self.receive(&message),
+                Some(Err(error)) => return self.on_error(&error),
+            };
+            if let Some((partition, stashed)) = record {
+                self.take(&partition, stashed);
+            }
+            timeout = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    /// Copies a message. `None` when its partition is not ready: it is read again later.
+    fn receive(&mut self, message: &BorrowedMessage<'_>) -> Option<(Partition, Stashed)> {
+        let partition = self.names.partition(message.topic(), message.partition());
+        let active = self.state.active.get_mut(&partition)?;
+        if active.stash.is_some() || active.seek {
+            active.seek = true;
+            return None;
+        }
+        let headers: Vec<_> = message
+            .headers()
+            .map(|h| h.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect())
+            .unwrap_or_default();
+        let at = Coordinates {
+            topic: partition.topic.to_string(),
+            generation: self.names.generation,
+            partition: partition.number,
+            offset: message.offset(),
+        };
+        let source = headers
+            .iter()
+            .rev()
+            .find(|(name, _)| name == SOURCE_HEADER)
+            .and_then(|(_, value)| std::str::from_utf8(value.as_deref()?).ok()?.parse::<Source>().ok());
+        let record = Received {
+            as_source: Source { from: at.clone(), window: self.window, epoch: active.epoch },
+            at,
+            timestamp: message.timestamp().to_millis().unwrap_or_else(millrace_schemas::now_millis),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec).unwrap_or_default(),
+            headers,
+            source,
+            assignment: active.token.clone(),
+        };
+        let bytes = record.value.len() + 512;
+        Some((partition, Stashed { record, bytes }))
+    }
+
+    fn take(&mut self, partition: &Partition, stashed: Stashed) {
+        let Some(active) = self.state.active.get_mut(partition) else { return };
+        let taken = self.shared.tracker().take(partition, stashed.record.at.offset, stashed.bytes);
+        let ticket = match taken {
+            Ok(ticket) => ticket,
+            Err(Refused::Full) => {
+                active.stash = Some(stashed);
+                return;
+            }
+            Err(Refused::Before | Refused::NotOurs) => return,
+        };
+        let record = stashed.record;
+        let offset = record.at.offset;
+        let duplicate = match (&mut active.duplicates, &record.source) {
+            (Some(duplicates), Some(source)) => duplicates.observe(source) == Seen::Duplicate,
+            _ => false,
+        };
+        // Records of our own stages name their request; others may say what they like there.
+        let ours = record.source.as_ref().and_then(|_| record.header("request_id"));
+        let recovered = active.done.remove(&offset).is_some_and(|request| match (request, ours) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => true,
+        });
+        let taken = Instant::now();
+        if duplicate {
+            self.shared.settle(ticket, Settled::Duplicate, taken);
+        } else if recovered {
+            self.shared.settle(ticket, Settled::Recovered, taken);
+        } else {
+            self.handler.deliver(Delivery { record, ticket: Some(ticket), shared: Arc::clone(&self.shared), taken });
+        }
+    }
+
+    fn on_error(&mut self, error: &KafkaError) -> Result<(), DriverError> {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset) => Err(DriverError::NoCommit(error.to_string())),
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::SaslAuthenticationFailed,
+            ) => Err(DriverError::Kafka(format!("{error}: check the ACLs and credentials of this service"))),
+            Some(RDKafkaErrorCode::PollExceeded) => {
+                tracing::warn!("the poll loop was stopped for longer than max.poll.interval");
+                Ok(())
+            }
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(DriverError::Kafka(error.to_string())),
+            _ => {
+                tracing::warn!(%error, stage = self.shared.stage, "kafka is not available, trying on");
+                (self.ready)(false, "kafka is not available");
+                Ok(())
+            }
+        }
+    }
+
+    fn read_notes(&mut self) -> Result<(), DriverError> {
+        while let Some(note) = self.consumer.context().take() {
+            match note {
+                Note::Assigned(list) => self.on_assigned(&list),
+                Note::Revoked { partitions, lost } => self.on_revoked(partitions, lost),
+                Note::Committed { result, offsets } => self.on_committed(result, &offsets),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_assigned(&mut self, list: &TopicPartitionList) {
+        let keys = self.names.keys(list);
+        tracing::info!(
+            stage = self.shared.stage,
+            lane = self.shared.lane,
+            partitions = keys.len(),
+            "partitions assigned"
+        );
+        let mut tokens = BTreeMap::new();
+        for key in keys {
+            let token = CancellationToken::new();
+            self.state.restoring.insert(key.clone(), token.clone());
+            tokens.insert(key, token);
+        }
+        if tokens.is_empty() {
+            (self.ready)(true, "no partition assigned");
+        } else {
+            self.restorer.start(tokens);
+        }
+    }
+
+    fn take_over_restored(&mut self) -> Result<(), DriverError> {
+        while let Ok(restored) = self.restored.try_recv() {
+            let restored = restored?;
+            let key = restored.partition.clone();
+            // A token that was cancelled meanwhile belongs to an assignment that is gone.
+            if self.state.restoring.get(&key).is_none_or(CancellationToken::is_cancelled)
+                || restored.token.is_cancelled()
+            {
+                continue;
+            }
+            let Some(token) = self.state.restoring.remove(&key) else { continue };
+            let epoch = rand::random::<u64>();
+            self.shared.tracker().assign(key.clone(), epoch, restored.committed);
+            let active = Active {
+                token,
+                epoch,
+                duplicates: self.drop_duplicates.then_some(restored.duplicates),
+                done: restored.done,
+                paused: true,
+                stash: None,
+                seek: true,
+            };
+            self.state.active.insert(key, active);
+            (self.ready)(true, "consuming");
+        }
+        Ok(())
+    }
+
+    fn on_revoked(&mut self, partitions: TopicPartitionList, lost: bool) {
+        let keys = self.names.keys(&partitions);
+        tracing::info!(
+            stage = self.shared.stage,
+            lane = self.shared.lane,
+            partitions = keys.len(),
+            lost,
+            "partitions revoked"
+        );
+        for key in &keys {
+            if let Some(token) = self.state.restoring.remove(key) {
+                token.cancel();
+            }
+            if let Some(active) = self.state.active.get_mut(key) {
+                active.stash = None;
+                active.paused = true;
+            }
+            self.shared.tracker().give_up(key);
+        }
+        if lost {
+            // Another owner may be at work already: what is in flight here is called off.
+            keys.iter().for_each(|key| self.forget(key));
+        } else {
+            if let Err(error) = self.consumer.pause(&partitions) {
+                tracing::warn!(%error, "pause was refused");
+            }
+            self.state.giving_up.push(GivingUp { partitions, keys, until: Instant::now() + self.drain });
+        }
+    }
+
+    fn finish_giving_up(&mut self) {
+        let mut waiting = Vec::new();
+        for given in std::mem::take(&mut self.state.giving_up) {
+            let drained = given.keys.iter().all(|key| self.shared.tracker().drained(key));
+            if !drained && Instant::now() < given.until {
+                waiting.push(given);
+                continue;
+            }
+            self.commit_now(&given.keys);
+            given.keys.iter().for_each(|key| self.forget(key));
+            if let Err(error) = self.consumer.incremental_unassign(&given.partitions) {
+                tracing::warn!(%error, "unassignment was refused");
+            }
+        }
+        self.state.giving_up = waiting;
+    }
+
+    fn forget(&mut self, key: &Partition) {
+        self.shared.tracker().remove(key);
+        if let Some(active) = self.state.active.remove(key) {
+            active.token.cancel();
+        }
+    }
+
+    fn stop_taking(&mut self) {
+        tracing::info!(stage = self.shared.stage, lane = self.shared.lane, "draining");
+        let keys: Vec<_> = self.state.active.keys().cloned().collect();
+        for key in &keys {
+            self.shared.tracker().give_up(key);
+            if let Some(active) = self.state.active.get_mut(key) {
+                active.stash = None;
+            }
+        }
+        self.state.restoring.values().for_each(CancellationToken::cancel);
+        if !keys.is_empty()
+            && let Err(error) = self.consumer.pause(&self.names.list(&keys))
+        {
+            tracing::warn!(%error, "pause was refused");
+        }
+    }
+
+    fn commit_heads(&mut self) {
+        if self.state.commit.as_ref().is_some_and(|(_, sent)| sent.elapsed() < COMMIT_PATIENCE)
+            || self.state.last_commit.is_some_and(|at| at.elapsed() < self.commit_interval)
+        {
+            return;
+        }
+        let heads = self.shared.tracker().uncommitted();
+        if heads.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.state.last_commit = Some(now);
+        match self.consumer.commit(&self.offsets(&heads), CommitMode::Async) {
+            Ok(()) => self.state.commit = Some((heads, now)),
+            Err(error) => tracing::warn!(%error, "commit was refused"),
+        }
+    }
+
+    fn on_committed(&mut self, result: Result<(), KafkaError>, offsets: &TopicPartitionList) {
+        let Some((heads, sent)) = self.state.commit.take() else { return };
+        // The late answer to a commit that was given up waiting for says nothing about this one: to
+        // believe it would let records be taken beyond the window.
+        let answered = heads.iter().all(|(partition, _, offset)| {
+            let element = offsets.find_partition(self.names.on_broker(partition), partition.number);
+            element.is_some_and(|element| element.offset() == Offset::Offset(*offset))
+        });
+        if !answered && offsets.count() > 0 {
+            self.state.commit = Some((heads, sent));
+            return;
+        }
+        match result {
+            Ok(()) => {
+                let mut tracker = self.shared.tracker();
+                heads.iter().for_each(|(partition, epoch, offset)| tracker.committed(partition, *epoch, *offset));
+            }
+            Err(error) => tracing::warn!(%error, stage = self.shared.stage, "commit failed, it is sent again"),
+        }
+    }
+
+    /// Commits what is settled of these partitions and waits for it.
+    fn commit_now(&mut self, keys: &[Partition]) {
+        let wanted: HashSet<_> = keys.iter().collect();
+        let heads: Vec<_> =
+            self.shared.tracker().uncommitted().into_iter().filter(|(p, _, _)| wanted.contains(p)).collect();
+        if heads.is_empty() {
+            return;
+        }
+        match self.consumer.commit(&self.offsets(&heads), CommitMode::Sync) {
+            Ok(()) => {
+                let mut tracker = self.shared.tracker();
+                heads.iter().for_each(|(partition, epoch, offset)| tracker.committed(partition, *epoch, *offset));
+            }
+            Err(error) => tracing::warn!(%error, "last commit failed, the next owner works off what it misses"),
+        }
+    }
+
+    fn offsets(&self, heads: &[(Partition, u64, i64)]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, _, offset) in heads {
+            let name = self.names.on_broker(partition);
+            if let Err(error) = list.add_partition_offset(name, partition.number, Offset::Offset(*offset)) {
+                tracing::warn!(%error, "offset is out of range");
+            }
+        }
+        list
+    }
+
+    /// Retries what was stashed, pauses what is full, resumes what has room again.
+    fn update_flow(&mut self) {
+        let room_again = !self.state.all_paused || self.shared.tracker().roomy();
+        self.state.all_paused = !room_again;
+        let keys: Vec<_> = self.state.active.keys().cloned().collect();
+        for key in keys {
+            self.update_partition(&key, room_again);
+        }
+    }
+
+    fn update_partition(&mut self, key: &Partition, room_again: bool) {
+        if self.state.giving_up.iter().any(|g| g.keys.contains(key)) || self.shutdown.is_cancelled() {
+            return;
+        }
+        if let Some(stashed) = self.state.active.get_mut(key).filter(|_| room_again).and_then(|a| a.stash.take()) {
+            self.take(key, stashed);
+        }
+        let room = self.shared.tracker().room(key);
+        if room == Room::AllFull {
+            self.state.all_paused = true;
+        }
+        let next = self.shared.tracker().next(key);
+        let Some(active) = self.state.active.get_mut(key) else { return };
+        let stuck = active.stash.is_some() || room != Room::Yes;
+        if stuck {
+            if !active.paused {
+                match self.consumer.pause(&self.names.list([key])) {
+                    Ok(()) => active.paused = true,
+                    Err(error) => tracing::warn!(%error, "pause was refused"),
+                }
+            }
+            return;
+        }
+        if !room_again {
+            return;
+        }
+        if active.seek
+            && let Some((next, _)) = next
+        {
+            let name = self.names.on_broker(key);
+            if let Err(error) = self.consumer.seek(name, key.number, Offset::Offset(next), Duration::from_secs(5)) {
+                tracing::debug!(%error, "seek was refused, trying again");
+                return;
+            }
+            active.seek = false;
+        }
+        if active.paused {
+            match self.consumer.resume(&self.names.list([key])) {
+                Ok(()) => active.paused = false,
+                Err(error) => tracing::warn!(%error, "resume was refused"),
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The loop on Kafka.
+
+mod consumer;
+mod context;
+mod handler;
+mod kafka;
+mod producer;
+mod restore;
+mod run;
+
+pub use handler::{Assignment, Delivery, Handler, Settled, dead_letter};
+pub use kafka::{admin_client, client_config, consumer_config};
+pub use producer::{ProduceError, Producer};
+pub use run::{DriverError, DriverSpec, Ready, StageEnv, run_handler, run_stage};

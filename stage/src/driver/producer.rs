@@ -1,0 +1,173 @@
+//! Records out, each with its acknowledgement.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use millrace_config::KafkaConfig;
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::oneshot;
+
+use super::kafka::producer_config;
+use crate::{Outgoing, To};
+
+/// Why a record was not acknowledged.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProduceError {
+    /// The producer can not go on; a new one must recover.
+    #[error("the producer failed for good: {0}")]
+    Fatal(String),
+    /// The broker refuses this record.
+    #[error("the broker refuses a record for `{topic}`: {error}")]
+    Refused {
+        /// Name of the topic on the broker.
+        topic: String,
+        /// What it said.
+        error: String,
+    },
+    /// Whether it was written is not known.
+    #[error("the broker did not acknowledge in time; whether the record was written is unknown")]
+    Unknown,
+}
+
+struct Acks;
+
+impl ClientContext for Acks {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "producer error");
+    }
+}
+
+impl ProducerContext for Acks {
+    type DeliveryOpaque = Box<oneshot::Sender<Result<(), KafkaError>>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ack: Self::DeliveryOpaque) {
+        // The receiver is gone when its work was called off: nobody waits for the answer.
+        let _gone = ack.send(result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone()));
+    }
+}
+
+/// An idempotent producer, cheap to clone.
+#[derive(Clone)]
+pub struct Producer {
+    inner: Arc<ThreadedProducer<Acks>>,
+    prefix: Arc<str>,
+    partitions: Arc<Mutex<HashMap<String, i32>>>,
+}
+
+impl Producer {
+    /// A producer whose records never time out.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings.
+    pub fn new(kafka: &KafkaConfig) -> Result<Self, KafkaError> {
+        Self::with_timeout(kafka, None)
+    }
+
+    /// A producer whose records time out, for callers who can say "unknown" to somebody.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings.
+    pub fn with_timeout(kafka: &KafkaConfig, timeout: Option<Duration>) -> Result<Self, KafkaError> {
+        let mut config = producer_config(kafka);
+        if let Some(timeout) = timeout {
+            config.set("message.timeout.ms", timeout.as_millis().to_string());
+        }
+        Ok(Self {
+            inner: Arc::new(config.create_with_context(Acks)?),
+            prefix: kafka.topic_prefix.as_str().into(),
+            partitions: Arc::default(),
+        })
+    }
+
+    /// Number of partitions of a topic of ours, asked once.
+    ///
+    /// # Errors
+    /// When the broker does not answer or does not know the topic.
+    pub async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
+        let name = format!("{}{topic}", self.prefix);
+        let known = self.partitions.lock().unwrap_or_else(PoisonError::into_inner).get(&name).copied();
+        if let Some(count) = known {
+            return Ok(count);
+        }
+        let producer = Arc::clone(&self.inner);
+        let asked = name.clone();
+        let count = tokio::task::spawn_blocking(move || {
+            let metadata = producer.client().fetch_metadata(Some(&asked), Duration::from_secs(10))?;
+            let found = metadata.topics().iter().find(|t| t.name() == asked).map_or(0, |t| t.partitions().len());
+            if found == 0 {
+                return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
+            }
+            Ok(i32::try_from(found).unwrap_or(i32::MAX))
+        })
+        .await
+        .map_err(|_| KafkaError::Canceled)??;
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).insert(name, count);
+        Ok(count)
+    }
+
+    /// Writes a record and waits until all in-sync replicas have it. `source_partition` resolves
+    /// [`To::SamePartition`].
+    ///
+    /// # Errors
+    /// [`ProduceError`].
+    pub async fn send(
+        &self,
+        record: &Outgoing,
+        source_partition: i32,
+        headers: &[(&str, &str)],
+    ) -> Result<(), ProduceError> {
+        let topic = if record.foreign { record.topic.clone() } else { format!("{}{}", self.prefix, record.topic) };
+        let mut all = OwnedHeaders::new_with_capacity(record.headers.len() + headers.len());
+        for (key, value) in record.headers.iter().map(|(k, v)| (*k, v.as_str())).chain(headers.iter().copied()) {
+            all = all.insert(Header { key, value: Some(value) });
+        }
+        let (ack, acked) = oneshot::channel();
+        let mut base: BaseRecord<'_, [u8], [u8], _> =
+            BaseRecord::with_opaque_to(&topic, Box::new(ack)).payload(record.value.as_slice()).headers(all);
+        if !record.key.is_empty() {
+            base = base.key(record.key.as_slice());
+        }
+        base = match record.to {
+            To::SamePartition => base.partition(source_partition),
+            To::Partition(number) => base.partition(number),
+            To::ByKey => base,
+        };
+        while let Err((error, back)) = self.inner.send(base) {
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                return Err(self.classify(&topic, &error));
+            }
+            // Everything in flight is bounded, so the queue empties as the broker acknowledges.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            base = back;
+        }
+        match acked.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.classify(&topic, &error)),
+            Err(_) => Err(ProduceError::Unknown),
+        }
+    }
+
+    /// Waits until everything sent is acknowledged, at most this long.
+    ///
+    /// # Errors
+    /// When the time is over.
+    pub async fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
+        let producer = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || producer.flush(timeout)).await.map_err(|_| KafkaError::Canceled)?
+    }
+
+    fn classify(&self, topic: &str, error: &KafkaError) -> ProduceError {
+        if let Some((code, reason)) = self.inner.client().fatal_error() {
+            return ProduceError::Fatal(format!("{code}: {reason}"));
+        }
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageTimedOut) => ProduceError::Unknown,
+            Some(RDKafkaErrorCode::Fatal) => ProduceError::Fatal(error.to_string()),
+            _ => ProduceError::Refused { topic: topic.to_owned(), error: error.to_string() },
+        }
+    }
+}

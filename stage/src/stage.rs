@@ -1,0 +1,157 @@
+//! What an author of a stage writes: from one record to a plan of records.
+
+use std::future::Future;
+use std::time::Duration;
+
+use millrace_schemas::{Coordinates, Source};
+use tokio_util::sync::CancellationToken;
+
+/// A record as it was read.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Where it lies (logical topic name).
+    pub at: Coordinates,
+    /// Its timestamp, milliseconds since the epoch.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value; empty for a tombstone.
+    pub value: Vec<u8>,
+    /// Its headers, in order.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// What it was derived from, when one of our stages wrote it.
+    pub source: Option<Source>,
+    /// What everything derived from this record says of its own source.
+    pub as_source: Source,
+    /// Cancelled when the partition was taken away: paid work must not begin any more.
+    pub assignment: CancellationToken,
+}
+
+impl Received {
+    /// The last header of this name, as text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().rev().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+}
+
+/// Which partition of its topic a record goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// The number of the source record's partition: what keeps duplicates exact.
+    SamePartition,
+    /// This partition.
+    Partition(i32),
+    /// The producer's partitioner decides by key.
+    ByKey,
+}
+
+/// A record to write.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Logical topic name, or for [`Outgoing::foreign`] the name on the broker.
+    pub topic: String,
+    /// Partition.
+    pub to: To,
+    /// Key.
+    pub key: Vec<u8>,
+    /// Value.
+    pub value: Vec<u8>,
+    /// Headers beside `source` and `traceparent`, which the driver adds.
+    pub headers: Vec<(&'static str, String)>,
+    /// True for a customer's topic: no prefix is added.
+    pub foreign: bool,
+}
+
+impl Outgoing {
+    /// A record for one of our topics, in the partition of its source.
+    #[must_use]
+    pub fn new(topic: impl Into<String>, key: impl Into<Vec<u8>>, value: Vec<u8>) -> Self {
+        Self { topic: topic.into(), to: To::SamePartition, key: key.into(), value, headers: Vec::new(), foreign: false }
+    }
+
+    /// Sets the partition.
+    #[must_use]
+    pub fn to(mut self, to: To) -> Self {
+        self.to = to;
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+/// What follows from one record: the primary output first, then, once the broker has acknowledged
+/// it, everything that is a pure function of it.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// At most one.
+    pub primary: Option<Outgoing>,
+    /// Written after the primary, and written again by recovery.
+    pub then: Vec<Outgoing>,
+}
+
+impl Plan {
+    /// Only a primary output.
+    #[must_use]
+    pub fn primary(record: Outgoing) -> Self {
+        Self { primary: Some(record), then: Vec::new() }
+    }
+}
+
+/// A record that can never succeed.
+#[derive(Debug, Clone)]
+pub struct Poison {
+    /// Stable code.
+    pub code: String,
+    /// One sentence that says what was wrong.
+    pub message: String,
+    /// Tenant, where one was proven.
+    pub tenant: Option<String>,
+    /// The id given to its failed outcome.
+    pub request_id: Option<String>,
+    /// What travels on after the dead letter is acknowledged: the `ended` record.
+    pub plan: Plan,
+}
+
+/// Why a record did not become a plan. Decided by whoever saw the failure.
+#[derive(Debug, Clone)]
+pub enum StageError {
+    /// An outage: the same record is tried again, for as long as it takes.
+    Retry {
+        /// What does not work now.
+        error: String,
+        /// What the other side asked to wait.
+        after: Option<Duration>,
+    },
+    /// This record will never succeed: it is dead-lettered, and the stage goes on.
+    Poison(Box<Poison>),
+    /// The stage can not go on: a person is needed, or a restart.
+    Fatal(String),
+}
+
+impl StageError {
+    /// An outage without a hint how long to wait.
+    #[must_use]
+    pub fn retry(error: impl Into<String>) -> Self {
+        Self::Retry { error: error.into(), after: None }
+    }
+}
+
+/// A stage: named steps from a record to a plan.
+pub trait Stage: Send + Sync + 'static {
+    /// From one record to a plan. May be called again for the same record after [`StageError::Retry`].
+    fn process(&self, record: &Received) -> impl Future<Output = Result<Plan, StageError>> + Send;
+
+    /// For a stage that pays: what follows from a primary output that an earlier owner wrote. The
+    /// same function of it as in [`Plan::then`].
+    fn recover(&self, output: &Received) -> impl Future<Output = Result<Vec<Outgoing>, StageError>> + Send {
+        let _ = output;
+        std::future::ready(Ok(Vec::new()))
+    }
+}

@@ -1,0 +1,66 @@
+//! The database over CQL: ScyllaDB, or Cassandra 4.1 and later.
+//!
+//! One session with prepared statements, routed to the replicas that hold the row. Reads and writes
+//! need a QUORUM, conditional inserts are SERIAL. All statements but the conditional insert are
+//! idempotent, so that the driver itself repeats them on another node.
+
+mod error;
+mod keys;
+mod ledger;
+mod migrate;
+mod place;
+mod results;
+mod session;
+mod statements;
+mod usage;
+
+use millrace_config::StorageConfig;
+use scylla::client::pager::QueryPager;
+use scylla::client::session::Session;
+use scylla::response::query_result::QueryResult;
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::prepared::PreparedStatement;
+
+use crate::cql::error::Doing;
+pub(crate) use crate::cql::migrate::migrate;
+use crate::cql::statements::Statements;
+use crate::port::StorageError;
+
+/// Requests of one call that may be on their way at a time.
+const IN_FLIGHT: usize = 64;
+
+/// The CQL adapter.
+pub(crate) struct Cql {
+    session: Session,
+    statements: Statements,
+}
+
+impl Cql {
+    pub(crate) async fn open(config: &StorageConfig) -> Result<Self, StorageError> {
+        let settings = session::Settings::of(config)?;
+        let session = session::connect(&settings).await?;
+        migrate::require(&session, &settings).await?;
+        let statements = Statements::prepare(&session).await?;
+        Ok(Self { session, statements })
+    }
+
+    /// `what` completes "cannot …".
+    async fn execute(
+        &self,
+        what: &str,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<QueryResult, StorageError> {
+        self.session.execute_unpaged(statement, values).await.doing(what)
+    }
+
+    /// For answers of unknown size, which come page by page. `what` completes "cannot …".
+    async fn pages(
+        &self,
+        what: &str,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<QueryPager, StorageError> {
+        self.session.execute_iter(statement.clone(), values).await.doing(what)
+    }
+}

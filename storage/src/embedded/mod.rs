@@ -1,0 +1,173 @@
+//! The database inside the process: a fjall key-value store in one directory.
+//!
+//! Durable against the death of the process (kill -9): every write is handed to the operating
+//! system before it is acknowledged (`PersistMode::Buffer`, fjall's default). It is not durable
+//! against a loss of power: nothing waits for the disk.
+//!
+//! Every call runs on the blocking pool. A write is a few microseconds into a memtable most of the
+//! time, but now and then it waits for an fsync of the journal or for compaction to catch up, and
+//! an audit reads everything; an async worker must not stand still for either. The hop costs about
+//! as much as the write, which at the rates of an embedded stack is nothing.
+
+mod create;
+mod key;
+mod keys;
+mod ledger;
+mod locks;
+mod results;
+mod usage;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
+
+use crate::embedded::locks::Locks;
+use crate::port::StorageError;
+
+/// Layout of keys and values below. A program refuses a directory of a later one.
+const FORMAT: u32 = 1;
+/// Keyspaces do not share memtables: small ones bound the memory, 6 * 16 MiB at the most.
+const MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
+/// The journal's room on disk before fjall writes memtables out to free it.
+const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
+
+/// The embedded adapter.
+pub(crate) struct Embedded {
+    tables: Arc<Tables>,
+}
+
+/// One keyspace per kind of row; `key.rs` says how keys sort.
+pub(crate) struct Tables {
+    db: Database,
+    /// tenant, request, run -> place, outcome
+    results: Keyspace,
+    /// tenant, key -> claim
+    keys: Keyspace,
+    /// tenant, request, coordinates -> waiter
+    waiters: Keyspace,
+    /// tenant, hour, partition, call, generation, offset -> entry
+    entries: Keyspace,
+    /// tenant, hour, user, generation, partition -> key, rollup
+    rollups: Keyspace,
+    /// generation, partition -> upto, state
+    checkpoints: Keyspace,
+    /// Makes read-compare-write one step.
+    locks: Locks,
+}
+
+impl Embedded {
+    pub(crate) async fn open(path: PathBuf) -> Result<Self, StorageError> {
+        let tables = blocking(move || Tables::open(&path)).await?;
+        Ok(Self { tables: Arc::new(tables) })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tables) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let tables = Arc::clone(&self.tables);
+        blocking(move || work(&tables)).await
+    }
+}
+
+impl Tables {
+    fn open(path: &Path) -> Result<Self, StorageError> {
+        create::unless_present(path)?;
+        let tables = Self::open_in_place(path)?;
+        create::remove_drafts(path);
+        Ok(tables)
+    }
+
+    fn open_in_place(path: &Path) -> Result<Self, StorageError> {
+        let db =
+            Database::builder(path).max_journaling_size(JOURNAL_BYTES).open().map_err(|error| opening(path, error))?;
+        let keyspace = |name: &str, options: fn() -> KeyspaceCreateOptions| {
+            db.keyspace(name, options).map_err(|error| opening(path, error))
+        };
+        let meta = keyspace("meta", plain)?;
+        check_format(path, &meta)?;
+        Ok(Self {
+            results: keyspace("results", outcomes)?,
+            keys: keyspace("keys", plain)?,
+            waiters: keyspace("waiters", plain)?,
+            entries: keyspace("entries", plain)?,
+            rollups: keyspace("rollups", plain)?,
+            checkpoints: keyspace("checkpoints", plain)?,
+            locks: Locks::default(),
+            db,
+        })
+    }
+}
+
+fn plain() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+}
+
+/// Outcomes are large and written once: kept beside the tree, so that compaction and counting do
+/// not move them.
+fn outcomes() -> KeyspaceCreateOptions {
+    plain().with_kv_separation(Some(KvSeparationOptions::default()))
+}
+
+fn check_format(path: &Path, meta: &Keyspace) -> Result<(), StorageError> {
+    match meta.get("format").map_err(|error| opening(path, error))? {
+        None => meta.insert("format", FORMAT.to_be_bytes()).map_err(|error| opening(path, error)),
+        Some(bytes) if bytes[..] == FORMAT.to_be_bytes() => Ok(()),
+        Some(bytes) => Err(StorageError::Refused(format!(
+            "{} was written by another version of millrace (format {bytes:?}, this one reads {FORMAT}): use that version, or another storage.path",
+            path.display()
+        ))),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(answer) => answer,
+        Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
+        Err(_) => Err(StorageError::Outage("this process is shutting down".to_owned())),
+    }
+}
+
+fn opening(path: &Path, error: fjall::Error) -> StorageError {
+    let path = path.display();
+    if matches!(error, fjall::Error::Locked) {
+        return StorageError::Refused(format!(
+            "{path} is in use by another process: stop that one, or choose another storage.path"
+        ));
+    }
+    match classify(error) {
+        StorageError::Outage(why) => StorageError::Outage(format!("cannot open {path}: {why}")),
+        StorageError::Refused(why) => StorageError::Refused(format!("cannot open {path}: {why}")),
+    }
+}
+
+/// Errors of the disk may go away; errors of what is on it do not.
+fn classify(error: fjall::Error) -> StorageError {
+    match error {
+        fjall::Error::Io(why) | fjall::Error::Storage(fjall::LsmError::Io(why)) => {
+            StorageError::Outage(format!("{why}; check the disk's free space and permissions"))
+        }
+        fjall::Error::Poisoned => StorageError::Refused(
+            "an earlier write to the disk failed and the store takes no more: check the disk, then restart".to_owned(),
+        ),
+        fjall::Error::Storage(_)
+        | fjall::Error::JournalRecovery(_)
+        | fjall::Error::InvalidVersion(_)
+        | fjall::Error::Decompress(_)
+        | fjall::Error::InvalidTrailer
+        | fjall::Error::InvalidTag(_)
+        | fjall::Error::Unrecoverable => {
+            StorageError::Refused(format!("the files are damaged ({error:?}): restore the directory from a backup"))
+        }
+        fjall::Error::KeyspaceDeleted | fjall::Error::Locked => StorageError::Refused(format!("{error:?}")),
+        _ => StorageError::Outage(format!("{error:?}")),
+    }
+}
+
+/// The value of an iterator's item.
+fn value(item: Guard) -> Result<fjall::UserValue, StorageError> {
+    item.value().map_err(classify)
+}

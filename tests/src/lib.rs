@@ -1,0 +1,7 @@
+//! What the end-to-end tests share: the services as processes, and a look at what they did.
+
+mod pipeline;
+mod process;
+
+pub use pipeline::{Pipeline, TENANT_KEY, client};
+pub use process::{Process, millrace, run};

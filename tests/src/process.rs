@@ -1,0 +1,111 @@
+//! Processes of ours, ended by pid.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// The binary under test, built beside this one.
+pub fn millrace() -> anyhow::Result<PathBuf> {
+    let mut path = std::env::current_exe()?;
+    if path.file_stem().is_some_and(|name| name == "millrace") {
+        return Ok(path);
+    }
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    let path = path.join("millrace");
+    if !path.is_file() {
+        bail!("{} is not built; run `cargo build --release --ignore-rust-version -p millrace`", path.display());
+    }
+    Ok(path)
+}
+
+/// A running process; killed when dropped.
+pub struct Process {
+    /// What it is called in messages.
+    pub name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `millrace` with these arguments; its output goes to `log`.
+    pub fn start(name: &str, args: &[&str], log: PathBuf) -> anyhow::Result<Self> {
+        let file = std::fs::File::create(&log)?;
+        let child = Command::new(millrace()?)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{name} can not be started"))?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// The first line of its output that begins so.
+    pub async fn line(&mut self, start: &str) -> anyhow::Result<String> {
+        for _ in 0..300 {
+            let text = tokio::fs::read(&self.log).await?;
+            let mut lines = BufReader::new(text.as_slice()).lines();
+            while let Some(line) = lines.next_line().await? {
+                if line.starts_with(start) {
+                    return Ok(line);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        bail!("{} printed no line that begins with `{start}`:\n{}", self.name, self.tail())
+    }
+
+    /// Asks it to drain, and waits; an exit code other than 0 is an error.
+    pub async fn terminate(mut self) -> anyhow::Result<()> {
+        let Some(pid) = self.child.id() else { bail!("{} ended before:\n{}", self.name, self.tail()) };
+        run("kill", &["-TERM", &pid.to_string()]).await?;
+        let status = tokio::time::timeout(Duration::from_secs(120), self.child.wait())
+            .await
+            .with_context(|| format!("{} does not end after SIGTERM:\n{}", self.name, self.tail()))??;
+        if !status.success() {
+            bail!("{} ended with {status}:\n{}", self.name, self.tail());
+        }
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// The end of its output.
+    pub fn tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+/// Runs a command to its end and returns its standard output.
+pub async fn run(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> anyhow::Result<String> {
+    let program = program.as_ref();
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output().await?;
+    if !output.status.success() {
+        bail!(
+            "{} {} ended with {}:\n{}",
+            program.display(),
+            args.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
