@@ -10,7 +10,7 @@ pub const CLIENT_FILE: &str = "client.toml";
 /// The configuration for a command: `named`, else `./millrace.toml`, else that of the stack in
 /// `./millrace-data`, else the defaults; the environment wins over all of them.
 pub fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
-    Config::load(file(named).as_deref(), process_env(), &[])
+    Config::load(file(named).as_deref(), process_env(), [])
 }
 
 fn file(named: Option<&Path>) -> Option<PathBuf> {

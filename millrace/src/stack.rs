@@ -134,7 +134,7 @@ impl Stack {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let late: Vec<_> =
-            self.wiring.readiness.checks().into_iter().filter(|(_, c)| !c.ready).map(|(name, _)| name).collect();
+            self.wiring.readiness.checks().into_iter().filter(|(_, c)| !c.is_ready).map(|(name, _)| name).collect();
         bail!("not ready after a minute: {}", late.join(", "))
     }
 

@@ -52,6 +52,6 @@ fn tool_config(named: Option<&std::path::Path>) -> anyhow::Result<Config> {
 /// Logs of commands whose output is for people: warnings only, unless MILLRACE_LOG says otherwise.
 fn quiet_logs() -> anyhow::Result<()> {
     let log_filter = std::env::var("MILLRACE_LOG").unwrap_or_else(|_| "error".to_owned());
-    millrace_telemetry::init(&TelemetryConfig { log_filter, log_format: LogFormat::Pretty, listen: None })?;
+    let _logs = millrace_telemetry::init(&TelemetryConfig { log_filter, log_format: LogFormat::Pretty, listen: None })?;
     Ok(())
 }

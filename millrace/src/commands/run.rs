@@ -21,7 +21,7 @@ pub async fn run(args: RunArgs, config: Option<&Path>) -> anyhow::Result<()> {
         return simulated_provider(&args).await;
     }
     let config = load(args.service, config)?;
-    millrace_telemetry::init(&config.telemetry)?;
+    let _logs = millrace_telemetry::init(&config.telemetry)?;
     let shutdown = shutdown_signal()?;
     let after = CancellationToken::new();
     let admin = match &config.telemetry.listen {
@@ -88,7 +88,7 @@ fn lanes(service: Service, config: &Config) -> anyhow::Result<Vec<Lane>> {
 }
 
 async fn simulated_provider(args: &RunArgs) -> anyhow::Result<()> {
-    millrace_telemetry::init(&millrace_config::TelemetryConfig::default())?;
+    let _logs = millrace_telemetry::init(&millrace_config::TelemetryConfig::default())?;
     let config = match &args.script {
         Some(path) => {
             let text = std::fs::read_to_string(path).with_context(|| format!("{} can not be read", path.display()))?;

@@ -15,7 +15,7 @@ pub async fn run(args: UpArgs, config: Option<PathBuf>, json: bool) -> anyhow::R
     let mut telemetry = Config::load(config.as_deref(), process_env(), [])?.telemetry;
     telemetry.log_filter =
         std::env::var("MILLRACE_LOG").unwrap_or_else(|_| "warn,librdkafka=off,async_openai=off".to_owned());
-    millrace_telemetry::init(&telemetry)?;
+    let _logs = millrace_telemetry::init(&telemetry)?;
     let shutdown = shutdown_signal()?;
     let provider = provider(&args)?;
     let model = provider.as_ref().map_or_else(|| "sim-small".to_owned(), |(_, models)| models[0].clone());
