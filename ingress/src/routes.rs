@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use millrace_admission::{DEFAULT_USER, Principal};
+use millrace_admission::Principal;
 use millrace_cost_ledger::usage::UsageReport;
 use millrace_schemas::{Document, Request, RequestId, body_hash, now_micros, topics};
 use millrace_stage::{Outgoing, To};
@@ -111,7 +111,7 @@ async fn documents(State(ingress): State<Arc<Ingress>>, headers: HeaderMap, body
         collection: new.collection,
         text: new.text,
         title: new.title,
-        user: principal.user.clone().or_else(|| Some(DEFAULT_USER.to_owned())),
+        user: text(&headers, "x-millrace-user")?.or_else(|| principal.user.clone()),
         metadata: new.metadata,
     };
     let value = ingress.encode(&document)?;

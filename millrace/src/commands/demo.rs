@@ -130,6 +130,7 @@ async fn work(stack: &Stack, args: &DemoArgs, stop: &CancellationToken) -> anyho
     stop.run_until_cancelled(collecting).await.context("stopped")??;
     bar.finish_and_clear();
 
+    until_indexed(stack, documents).await?;
     let http = over_http(stack, &key).await?;
     let collecting = interactive.collect(&stack.wiring.codec, http, Duration::from_secs(30), |outcome, _| {
         tally.add(outcome);
@@ -137,7 +138,7 @@ async fn work(stack: &Stack, args: &DemoArgs, stop: &CancellationToken) -> anyho
     });
     stop.run_until_cancelled(collecting).await.context("stopped")??;
     let requests = total + OVER_HTTP as u64;
-    let (provider_calls, totals, stored) = settle(stack, requests, requests + documents).await?;
+    let (provider_calls, totals, stored) = settle(stack, requests, requests + documents + 1).await?;
     Ok(Report { requests, tally, provider_calls, totals, stored })
 }
 
@@ -154,6 +155,19 @@ async fn settle(stack: &Stack, requests: u64, at_least: u64) -> anyhow::Result<(
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Waits until the documents are embedded, so that the question about them finds something.
+async fn until_indexed(stack: &Stack, documents: u64) -> anyhow::Result<()> {
+    let provider = stack.simulated.as_ref().context("the demo has a simulated provider")?;
+    let until = Instant::now() + Duration::from_secs(20);
+    while provider.count().embedding_calls < documents {
+        if Instant::now() >= until {
+            bail!("the documents were not indexed; `millrace tap dead-letters` of a kept demo says why");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 fn client() -> anyhow::Result<reqwest::Client> {
@@ -275,6 +289,10 @@ fn check(report: &Report) -> anyhow::Result<()> {
     let outcomes: u64 = report.tally.by_status.values().sum();
     if outcomes != report.requests || report.stored != report.requests {
         bail!("{} requests have {outcomes} outcomes, {} of them stored", report.requests, report.stored);
+    }
+    // The documents and the question about them were embedded, beside one call a request.
+    if report.provider_calls <= report.requests {
+        bail!("{} requests made only {} calls", report.requests, report.provider_calls);
     }
     if report.provider_calls != report.totals.calls || report.totals.entries_sum != report.totals.rollups_sum {
         bail!("the ledger does not agree with the provider: {:?}, {} calls", report.totals, report.provider_calls);

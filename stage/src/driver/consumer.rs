@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use millrace_schemas::{Coordinates, SOURCE_HEADER, Source};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
+use super::committer::{Answer, Committer};
 use super::context::{Note, Notes};
 use super::handler::{Delivery, Handler, Settled};
 use super::restore::{Restored, Restorer};
@@ -26,7 +27,7 @@ const IDLE: Duration = Duration::from_millis(100);
 const BUSY: Duration = Duration::from_millis(5);
 /// Records taken between two looks at everything else.
 const BATCH: usize = 256;
-/// A commit that nothing was heard of for so long is sent again.
+/// How long a partition that is given up waits for its last commit.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the poll thread and the workers share.
@@ -110,6 +111,7 @@ struct GivingUp {
 
 pub struct PollLoop<H> {
     pub consumer: Arc<BaseConsumer<Notes>>,
+    pub committer: Committer,
     pub shared: Arc<Shared>,
     pub handler: Arc<H>,
     pub restorer: Restorer<H>,
@@ -158,7 +160,6 @@ pub struct State {
     active: HashMap<Partition, Active>,
     restoring: HashMap<Partition, CancellationToken>,
     giving_up: Vec<GivingUp>,
-    commit: Option<(Vec<(Partition, u64, i64)>, Instant)>,
     last_commit: Option<Instant>,
     all_paused: bool,
 }
@@ -175,6 +176,7 @@ impl<H: Handler> PollLoop<H> {
         self.state.restoring.values().for_each(CancellationToken::cancel);
         self.consumer.context().close();
         (self.ready)(false, "stopped");
+        self.committer.stop();
         result
     }
 
@@ -222,7 +224,7 @@ impl<H: Handler> PollLoop<H> {
         let waiting = closing || stashed || !self.state.restoring.is_empty() || !self.state.giving_up.is_empty();
         let mut timeout = if waiting || self.state.all_paused {
             BUSY
-        } else if in_flight > 0 || self.state.commit.is_some() {
+        } else if in_flight > 0 || self.committer.busy() {
             BUSY * 4
         } else {
             IDLE
@@ -339,7 +341,6 @@ impl<H: Handler> PollLoop<H> {
             match note {
                 Note::Assigned(list) => self.on_assigned(&list),
                 Note::Revoked { partitions, lost } => self.on_revoked(partitions, lost),
-                Note::Committed { result, offsets } => self.on_committed(result, &offsets),
             }
         }
         Ok(())
@@ -466,39 +467,28 @@ impl<H: Handler> PollLoop<H> {
     }
 
     fn commit_heads(&mut self) {
-        if self.state.commit.as_ref().is_some_and(|(_, sent)| sent.elapsed() < COMMIT_PATIENCE)
-            || self.state.last_commit.is_some_and(|at| at.elapsed() < self.commit_interval)
-        {
+        if let Some(answer) = self.committer.answer() {
+            self.on_committed(answer);
+        }
+        if self.committer.busy() || self.state.last_commit.is_some_and(|at| at.elapsed() < self.commit_interval) {
             return;
         }
         let heads = self.shared.tracker().uncommitted();
-        if heads.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        self.state.last_commit = Some(now);
-        match self.consumer.commit(&self.offsets(&heads), CommitMode::Async) {
-            Ok(()) => self.state.commit = Some((heads, now)),
-            Err(error) => tracing::warn!(%error, "commit was refused"),
+        if !heads.is_empty() {
+            self.state.last_commit = Some(Instant::now());
+            let offsets = self.offsets(&heads);
+            self.committer.commit(heads, offsets);
         }
     }
 
-    fn on_committed(&mut self, result: Result<(), KafkaError>, offsets: &TopicPartitionList) {
-        let Some((heads, sent)) = self.state.commit.take() else { return };
-        // The late answer to a commit that was given up waiting for says nothing about this one: to
-        // believe it would let records be taken beyond the window.
-        let answered = heads.iter().all(|(partition, _, offset)| {
-            let element = offsets.find_partition(self.names.on_broker(partition), partition.number);
-            element.is_some_and(|element| element.offset() == Offset::Offset(*offset))
-        });
-        if !answered && offsets.count() > 0 {
-            self.state.commit = Some((heads, sent));
-            return;
-        }
-        match result {
+    fn on_committed(&mut self, answer: Answer) {
+        match answer.result {
             Ok(()) => {
                 let mut tracker = self.shared.tracker();
-                heads.iter().for_each(|(partition, epoch, offset)| tracker.committed(partition, *epoch, *offset));
+                answer
+                    .heads
+                    .iter()
+                    .for_each(|(partition, epoch, offset)| tracker.committed(partition, *epoch, *offset));
             }
             Err(error) => tracing::warn!(%error, stage = self.shared.stage, "commit failed, it is sent again"),
         }
@@ -506,19 +496,34 @@ impl<H: Handler> PollLoop<H> {
 
     /// Commits what is settled of these partitions and waits for it.
     fn commit_now(&mut self, keys: &[Partition]) {
+        if !self.await_commit() {
+            return;
+        }
         let wanted: HashSet<_> = keys.iter().collect();
         let heads: Vec<_> =
             self.shared.tracker().uncommitted().into_iter().filter(|(p, _, _)| wanted.contains(p)).collect();
-        if heads.is_empty() {
-            return;
+        if !heads.is_empty() {
+            let offsets = self.offsets(&heads);
+            self.committer.commit(heads, offsets);
+            self.await_commit();
         }
-        match self.consumer.commit(&self.offsets(&heads), CommitMode::Sync) {
-            Ok(()) => {
-                let mut tracker = self.shared.tracker();
-                heads.iter().for_each(|(partition, epoch, offset)| tracker.committed(partition, *epoch, *offset));
+    }
+
+    /// Waits for the commit that is under way. False when nothing was heard of it.
+    fn await_commit(&mut self) -> bool {
+        if self.committer.busy() {
+            match self.committer.wait(COMMIT_PATIENCE) {
+                Some(answer) => self.on_committed(answer),
+                None => {
+                    tracing::warn!(
+                        stage = self.shared.stage,
+                        "no answer to the last commit, the next owner works off what it misses"
+                    );
+                    return false;
+                }
             }
-            Err(error) => tracing::warn!(%error, "last commit failed, the next owner works off what it misses"),
         }
+        true
     }
 
     fn offsets(&self, heads: &[(Partition, u64, i64)]) -> TopicPartitionList {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
@@ -15,15 +15,7 @@ use rdkafka::util::Timeout;
 /// A note from a callback.
 pub enum Note {
     Assigned(TopicPartitionList),
-    Revoked {
-        partitions: TopicPartitionList,
-        lost: bool,
-    },
-    /// The answer to a commit, and what that commit was.
-    Committed {
-        result: Result<(), KafkaError>,
-        offsets: TopicPartitionList,
-    },
+    Revoked { partitions: TopicPartitionList, lost: bool },
 }
 
 #[derive(Default)]
@@ -92,10 +84,6 @@ impl ConsumerContext for Notes {
                 }
             }
         }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        self.leave(Note::Committed { result, offsets: offsets.clone() });
     }
 
     fn main_queue_min_poll_interval(&self) -> Timeout {

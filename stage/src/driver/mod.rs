@@ -1,5 +1,6 @@
 //! The loop on Kafka.
 
+mod committer;
 mod consumer;
 mod context;
 mod handler;

@@ -9,6 +9,7 @@ use millrace_schemas::Codec;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio_util::sync::CancellationToken;
 
+use super::committer::Committer;
 use super::consumer::{Names, PollLoop, Shared, State};
 use super::context::Notes;
 use super::handler::{Handler, StageHandler};
@@ -125,8 +126,12 @@ pub async fn run_handler<H: Handler>(spec: DriverSpec, env: &StageEnv, handler: 
     let limits = Limits { window: env.stage.window, records: env.stage.max_in_flight, bytes: env.stage.max_bytes };
     let shared = Arc::new(Shared::new(Tracker::new(limits), env.metrics.clone(), spec.stage, spec.lane.clone()));
     let (results, restored) = mpsc::channel();
+    let consumer = Arc::new(consumer);
+    let committer = Committer::start(Arc::clone(&consumer), format!("{}.{}.commits", spec.stage, spec.lane))
+        .map_err(|e| DriverError::Kafka(format!("no thread for the commits: {e}")))?;
     let poll_loop = PollLoop {
-        consumer: Arc::new(consumer),
+        consumer,
+        committer,
         shared,
         handler: Arc::clone(&handler),
         restorer: Restorer {
