@@ -60,8 +60,8 @@ impl Pipeline {
                 }
                 let own = logs.join(format!("{service}-{copy}.toml"));
                 let text = std::fs::read_to_string(&config)?
-                    .replace("127.0.0.1:1", &format!("127.0.0.1:{front}"))
-                    .replace("127.0.0.1:2", &format!("127.0.0.1:{metrics}"));
+                    .replace("\"127.0.0.1:1\"", &format!("\"127.0.0.1:{front}\""))
+                    .replace("\"127.0.0.1:2\"", &format!("\"127.0.0.1:{metrics}\""));
                 std::fs::write(&own, text)?;
                 let name = format!("{service}-{copy}");
                 let args = ["run", service, "--config", own.to_str().context("a path in UTF-8")?];

@@ -191,7 +191,7 @@ fn producer(stack: &Stack) -> anyhow::Result<FutureProducer> {
 async fn produce(producer: &FutureProducer, topic: &str, headers: &[(&str, &str)], value: &[u8]) -> anyhow::Result<()> {
     let mut all = OwnedHeaders::new();
     for (key, value) in headers {
-        all = all.insert(Header { key, value: Some(value) });
+        all = all.insert(Header { key, value: Some(*value) });
     }
     let record = FutureRecord::<(), [u8]>::to(topic).headers(all).payload(value);
     producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| anyhow::anyhow!("{topic}: {error}"))?;

@@ -6,7 +6,8 @@ use super::rules::{Bug, Rule, Violation};
 use super::world::{World, note};
 
 impl World {
-    /// What the driver does about commits: one at a time, until patience is lost.
+    /// Commits one at a time, as the driver does; an impatient one, which the driver's never is, does
+    /// not wait for the answer.
     pub fn request_commit(&mut self, index: usize, impatient: bool) {
         let process = &mut self.processes[index];
         if process.commit.is_some() && !impatient {
