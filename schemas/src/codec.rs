@@ -24,6 +24,9 @@ use crate::json::JsonView;
 /// More than this many foreign schemas are not kept: the rest are fetched each time.
 const FOREIGN_SCHEMAS_KEPT: usize = 1024;
 
+/// How often a refused registration is tried again.
+const REFUSALS: u32 = 4;
+
 /// How to reach the registry.
 #[derive(Debug, Clone, Default)]
 pub struct RegistryAccess {
@@ -152,15 +155,7 @@ impl Codec {
         for (index, (event, schema)) in ALL_EVENTS.iter().enumerate() {
             let subjects = topics.iter().filter(|(_, name)| name == event).map(|(topic, _)| format!("{topic}-value"));
             for subject in subjects {
-                let supplied = SuppliedSchema::new(Some((*event).to_owned()), SchemaType::Avro, (*schema).to_owned());
-                let registered = post_schema(&settings, subject.clone(), supplied).await.map_err(|e| {
-                    if e.retriable {
-                        CodecError::Registry(one_line(&e))
-                    } else {
-                        CodecError::Refused { event, subject, error: one_line(&e) }
-                    }
-                })?;
-                ids[index] = registered.id;
+                ids[index] = register(&settings, event, schema, subject).await?;
             }
         }
         Ok(Self { shared: Arc::new(Shared { settings, ids, foreign: RwLock::default() }) })
@@ -260,6 +255,29 @@ impl Codec {
 
     fn foreign(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u32, &'static Schema>> {
         self.shared.foreign.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Registers one schema. A registry may refuse a subject that another process is just making, so a
+/// refusal counts only when it is repeated.
+async fn register(
+    settings: &SrSettings,
+    event: &'static str,
+    schema: &str,
+    subject: String,
+) -> Result<u32, CodecError> {
+    let mut tries = 0;
+    loop {
+        let supplied = SuppliedSchema::new(Some(event.to_owned()), SchemaType::Avro, schema.to_owned());
+        match post_schema(settings, subject.clone(), supplied).await {
+            Ok(registered) => return Ok(registered.id),
+            Err(error) if error.retriable => return Err(CodecError::Registry(one_line(&error))),
+            Err(error) if tries >= REFUSALS => {
+                return Err(CodecError::Refused { event, subject, error: one_line(&error) });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(200 << tries)).await,
+        }
+        tries += 1;
     }
 }
 
