@@ -129,7 +129,6 @@ fn is_collection(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use millrace_config::TenantConfig;
 
     use super::*;

@@ -239,7 +239,6 @@ fn store_error(error: &QdrantError) -> (StoreError, bool) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use std::sync::Arc;
 
     use millrace_schemas::CallLine;

@@ -1,7 +1,5 @@
 //! The steps over fakes of everything outside.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 

@@ -96,7 +96,7 @@ impl Ingress {
         let from_replies = async { (&mut waiter.outcome).await.ok() };
         let found = tokio::select! {
             Some(bytes) = from_replies => Some(bytes),
-            bytes = self.from_store(tenant, request_id) => Some(bytes),
+            bytes = self.stored_answer(tenant, request_id) => Some(bytes),
             () = tokio::time::sleep(self.wait) => None,
             () = self.draining.cancelled() => None,
         };
@@ -108,7 +108,7 @@ impl Ingress {
         }
     }
 
-    async fn from_store(&self, tenant: &str, request_id: &str) -> Vec<u8> {
+    async fn stored_answer(&self, tenant: &str, request_id: &str) -> Vec<u8> {
         let mut pause = STORE_POLL.0;
         loop {
             tokio::time::sleep(pause).await;

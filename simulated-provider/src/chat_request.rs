@@ -158,7 +158,9 @@ pub(crate) fn read_model(fields: &mut Map<String, Value>) -> Result<String, ApiE
 fn read_message(at: &str, message: Value) -> Result<Message, ApiError> {
     let mut fields = match message {
         Value::Object(fields) => fields,
-        other => return Err(ApiError::wrong_type(at, "an object", &other)),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+            return Err(ApiError::wrong_type(at, "an object", &other));
+        }
     };
     let role = match fields.remove("role") {
         None | Some(Value::Null) => return Err(ApiError::missing(&format!("{at}.role"))),
@@ -305,8 +307,11 @@ fn read_format(fields: &mut Map<String, Value>) -> Result<Format, ApiError> {
     }
 }
 
-/// The functions offered, by name with their parameters, and the tokens of their definitions.
-fn read_tools(fields: &Map<String, Value>) -> Result<(Vec<(&str, &Value)>, u32), ApiError> {
+/// A function's name and parameters.
+type Function<'a> = (&'a str, &'a Value);
+
+/// The functions offered, and the tokens of their definitions.
+fn read_tools(fields: &Map<String, Value>) -> Result<(Vec<Function<'_>>, u32), ApiError> {
     let tools = match fields.get("tools") {
         None | Some(Value::Null) => return Ok((Vec::new(), 0)),
         Some(Value::Array(tools)) => tools,
@@ -325,7 +330,7 @@ fn read_tools(fields: &Map<String, Value>) -> Result<(Vec<(&str, &Value)>, u32),
     Ok((functions, tokens))
 }
 
-fn forced_tool(fields: &Map<String, Value>, tools: &[(&str, &Value)]) -> Result<Option<ForcedTool>, ApiError> {
+fn forced_tool(fields: &Map<String, Value>, tools: &[Function<'_>]) -> Result<Option<ForcedTool>, ApiError> {
     let choice = match fields.get("tool_choice") {
         None | Some(Value::Null) => return Ok(None),
         Some(choice) => choice,

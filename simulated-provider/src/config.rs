@@ -177,7 +177,6 @@ impl Serialize for ApiKey {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::dice::Digester;
 

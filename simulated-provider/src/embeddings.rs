@@ -150,7 +150,7 @@ fn read_inputs(input: Value) -> Result<Vec<(String, u32)>, ApiError> {
                 .map(|item| match item {
                     Value::String(text) => read_text(text),
                     Value::Array(tokens) => read_tokens(&tokens),
-                    other => Err(wrong(&other)),
+                    other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => Err(wrong(&other)),
                 })
                 .collect::<Result<_, _>>()?,
             None => {
@@ -159,7 +159,7 @@ fn read_inputs(input: Value) -> Result<Vec<(String, u32)>, ApiError> {
                 return Err(ApiError::invalid("input", Some("empty_array"), message));
             }
         },
-        other => return Err(wrong(&other)),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => return Err(wrong(&other)),
     };
     if inputs.len() > MOST_INPUTS {
         let message = format!(

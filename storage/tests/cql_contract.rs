@@ -1,7 +1,7 @@
 //! The contract over CQL, on a real Cassandra or ScyllaDB, and what is particular to it.
 //!
 //! `MILLRACE_TEST_CQL=host:port` names the server; `./check` starts one. By hand:
-//! `MILLRACE_TEST_CQL=127.0.0.1:9042 cargo test --release --features real-stack --test cql_contract`.
+//! `MILLRACE_TEST_CQL=127.0.0.1:9042 cargo test --release --ignore-rust-version --workspace --test cql_contract`.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use millrace_config::Config;
+use millrace_embedded::Vectors;
 use millrace_stack::Stack;
 use millrace_storage::Storage;
 use serde_json::Value;
@@ -13,10 +14,12 @@ use crate::process::{Process, millrace, run};
 
 /// API key of the tenant `acme`.
 pub const TENANT_KEY: &str = "mr_test_acme";
+/// API key of the tenant `rival`.
+pub const RIVAL_KEY: &str = "mr_test_rival";
 
 /// Services of which any number may run.
-const SERVICES: [&str; 6] =
-    ["prompt-builder", "inference-router", "moderator", "result-sink", "cost-ledger", "ingress"];
+const SERVICES: [&str; 7] =
+    ["prompt-builder", "inference-router", "moderator", "result-sink", "cost-ledger", "indexer", "ingress"];
 
 /// A running pipeline.
 pub struct Pipeline {
@@ -29,6 +32,7 @@ pub struct Pipeline {
     folder: tempfile::TempDir,
     processes: Vec<Process>,
     provider_process: Process,
+    vectors: Vectors,
 }
 
 impl Pipeline {
@@ -42,8 +46,10 @@ impl Pipeline {
         let base = provider_process.line("http://").await?;
         let provider = base.trim_end_matches("/v1").to_owned();
 
+        // Qdrant is in no package registry: the embedded endpoint speaks its protocol.
+        let vectors = Vectors::start(&logs.join("vectors"), 0)?;
         let config = logs.join("millrace.toml");
-        std::fs::write(&config, configuration(stack, &base))?;
+        std::fs::write(&config, configuration(stack, &base, vectors.url()))?;
         let file = config.to_str().context("a path in UTF-8")?;
         run(millrace()?, &["storage", "migrate", "--config", file]).await?;
         run(millrace()?, &["topics", "apply", "--replication-factor", "1", "--config", file]).await?;
@@ -69,7 +75,7 @@ impl Pipeline {
                 admin.push(format!("http://127.0.0.1:{metrics}/ready"));
             }
         }
-        let pipeline = Self { http, provider, config, folder, processes, provider_process };
+        let pipeline = Self { http, provider, config, folder, processes, provider_process, vectors };
         for url in admin {
             pipeline.until_ready(&url).await?;
         }
@@ -123,7 +129,9 @@ impl Pipeline {
         for end in ends {
             end.await??;
         }
-        self.provider_process.terminate().await
+        self.provider_process.terminate().await?;
+        self.vectors.shutdown().await;
+        Ok(())
     }
 }
 
@@ -136,7 +144,7 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn configuration(stack: &Stack, provider: &str) -> String {
+fn configuration(stack: &Stack, provider: &str, vectors: &str) -> String {
     format!(
         r#"
 [kafka]
@@ -163,6 +171,21 @@ context_tokens = 128000
 [models.sim-large]
 provider = "sim"
 context_tokens = 128000
+
+[models.sim-embed]
+provider = "sim"
+context_tokens = 8192
+embedding = true
+dimensions = 384
+
+[knowledge]
+embedding_model = "sim-embed"
+
+[vectors]
+url = "{vectors}"
+
+[tenants.rival]
+keys = [{{ id = "default", key = "{RIVAL_KEY}" }}]
 
 [tenants.acme]
 reply_topics = ["acme.outcomes"]

@@ -94,7 +94,7 @@ impl LogEnds {
             let known = self.known();
             let found =
                 known.topics.get(partition.topic()).and_then(|topic| topic.partitions.get(&partition.partition()));
-            if let Some(stage) = found.and_then(|found| found.stage.clone()) {
+            if let Some(stage) = found.and_then(|found| found.stage) {
                 return Ok(stage);
             }
             found.map_or(0, |found| found.appends)
@@ -111,7 +111,7 @@ impl LogEnds {
             .entry(partition.partition())
             .or_default();
         if entry.appends == appends {
-            entry.stage = Some(stage.clone());
+            entry.stage = Some(stage);
         }
         Ok(stage)
     }

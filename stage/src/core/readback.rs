@@ -69,14 +69,14 @@ pub fn read_back<T: Sourced, E>(
 /// How many records some source should have shown but did not, or `None` when every source in
 /// sight was read back far enough.
 fn needed<T: Sourced>(found: &[T], window: u32) -> Option<i64> {
-    let mut sources: HashMap<(&str, u32, i32), (i64, u32, HashSet<u64>)> = HashMap::new();
+    let mut sources = HashMap::new();
     for source in found.iter().map(Sourced::source) {
         let from = &source.from;
         let (count, largest, epochs) = sources
-            .entry((&from.topic, from.generation, from.partition))
+            .entry((from.topic.as_str(), from.generation, from.partition))
             .or_insert_with(|| (0, window, HashSet::new()));
         *count += 1;
-        *largest = (*largest).max(source.window);
+        *largest = source.window.max(*largest);
         epochs.insert(source.epoch);
     }
     if sources.is_empty() {

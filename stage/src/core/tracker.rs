@@ -199,6 +199,12 @@ impl Tracker {
             .collect()
     }
 
+    /// True when a partition could commit half of its window: waiting longer would stop it from taking.
+    #[must_use]
+    pub fn commit_is_urgent(&self) -> bool {
+        self.partitions.values().any(|a| (a.head - a.committed) * 2 >= i64::from(self.limits.window))
+    }
+
     /// The broker acknowledged a commit.
     pub fn committed(&mut self, partition: &Partition, epoch: u64, offset: i64) {
         if let Some(assigned) = self.partitions.get_mut(partition).filter(|a| a.epoch == epoch) {
@@ -269,8 +275,10 @@ mod tests {
         assert_eq!(tracker.uncommitted(), vec![]);
         assert!(tracker.settle(first));
         assert_eq!(tracker.uncommitted(), vec![(p.clone(), 1, 14)]);
+        assert!(tracker.commit_is_urgent());
         assert_eq!(tracker.take(&p, 14, 1), Err(Refused::Full), "settled is not yet committed");
         tracker.committed(&p, 1, 14);
+        assert!(!tracker.commit_is_urgent());
         let ticket = tracker.take(&p, 14, 1).expect("room");
         assert!(tracker.settle(ticket));
         assert_eq!(tracker.take(&p, 13, 1), Err(Refused::Before));

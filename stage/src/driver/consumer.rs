@@ -470,7 +470,8 @@ impl<H: Handler> PollLoop<H> {
         if let Some(answer) = self.committer.answer() {
             self.on_committed(answer);
         }
-        if self.committer.busy() || self.state.last_commit.is_some_and(|at| at.elapsed() < self.commit_interval) {
+        let rested = self.state.last_commit.is_none_or(|at| at.elapsed() >= self.commit_interval);
+        if self.committer.busy() || !(rested || self.shared.tracker().commit_is_urgent()) {
             return;
         }
         let heads = self.shared.tracker().uncommitted();

@@ -59,30 +59,27 @@ impl ClientContext for Notes {
 impl ConsumerContext for Notes {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         let closing = self.closing.load(Ordering::Acquire);
-        match err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                if let Err(error) = consumer.incremental_assign(partitions) {
-                    tracing::warn!(%error, "assignment was refused");
-                }
-                // Nothing is read before the partition's state is rebuilt.
-                if let Err(error) = consumer.pause(partitions) {
-                    tracing::warn!(%error, "pause was refused");
-                }
-                if !closing {
-                    self.leave(Note::Assigned(partitions.clone()));
-                }
+        if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            if let Err(error) = consumer.incremental_assign(partitions) {
+                tracing::warn!(%error, "assignment was refused");
             }
-            _ => {
-                let lost = consumer.assignment_lost();
-                if closing || lost || partitions.count() == 0 {
-                    if let Err(error) = consumer.incremental_unassign(partitions) {
-                        tracing::warn!(%error, "unassignment was refused");
-                    }
-                }
-                if !closing && partitions.count() > 0 {
-                    self.leave(Note::Revoked { partitions: partitions.clone(), lost });
-                }
+            // Nothing is read before the partition's state is rebuilt.
+            if let Err(error) = consumer.pause(partitions) {
+                tracing::warn!(%error, "pause was refused");
             }
+            if !closing {
+                self.leave(Note::Assigned(partitions.clone()));
+            }
+            return;
+        }
+        let lost = consumer.assignment_lost();
+        if (closing || lost || partitions.count() == 0)
+            && let Err(error) = consumer.incremental_unassign(partitions)
+        {
+            tracing::warn!(%error, "unassignment was refused");
+        }
+        if !closing && partitions.count() > 0 {
+            self.leave(Note::Revoked { partitions: partitions.clone(), lost });
         }
     }
 

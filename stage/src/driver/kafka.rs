@@ -13,7 +13,7 @@ pub fn client_config(kafka: &KafkaConfig) -> ClientConfig {
         .set("bootstrap.servers", &kafka.bootstrap_servers)
         .set("client.id", "millrace")
         .set("reconnect.backoff.ms", "50")
-        .set("reconnect.backoff.max.ms", "2000")
+        .set("reconnect.backoff.max.ms", "500")
         .set("socket.nagle.disable", "true");
     for (name, value) in &kafka.client {
         config.set(name, value);

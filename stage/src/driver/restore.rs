@@ -231,9 +231,16 @@ impl Scan {
         committed: i64,
     ) -> Result<Vec<Received>, ScanError> {
         let topic = self.kafka.topic(output);
-        let (low, end) = consumer.fetch_watermarks(&topic, partition.number, ANSWER)?;
+        let metadata = consumer.fetch_metadata(Some(&topic), ANSWER)?;
+        let count = metadata.topics().first().map_or(0, |t| t.partitions().len());
+        // As it was written: a customer's topic may have more partitions than ours.
+        let number = i32::try_from(count)
+            .ok()
+            .and_then(|count| partition.number.checked_rem(count))
+            .ok_or_else(|| ScanError::Outage(format!("`{topic}` has no partition")))?;
+        let (low, end) = consumer.fetch_watermarks(&topic, number, ANSWER)?;
         let generation = self.kafka.generation;
-        let all = read_tail(consumer, &topic, partition.number, (low, end), self.config.window, |message| {
+        let all = read_tail(consumer, &topic, number, (low, end), self.config.window, |message| {
             let source = source_of(message).filter(|source| derived_from(source, partition, generation))?;
             let record = (source.from.offset >= committed).then(|| copy(message, output, generation, &source));
             Some(Tail { record, source })

@@ -58,7 +58,8 @@ impl World {
                 Some(output) => self.logs[output].first.contains_key(&(topic, record.offset)),
                 None => self.settled.contains(&(topic, record.offset)),
             };
-            if !done && !(copy && stage.drops_duplicates) {
+            let dropped = copy && stage.drops_duplicates;
+            if !done && !dropped {
                 let text = format!("{topic} is committed at {committed}, but {} is not settled", record.offset);
                 return Err(Violation::new(Rule::CommittedIsSettled, text));
             }

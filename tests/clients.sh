@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Sets up other people's clients for the tests: kcat, and a Python environment with Confluent's library
+# in the cache outside the tree. Prints the environment's interpreter. Safe to run again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "clients: $*" >&2
+    exit 1
+}
+
+if ! command -v kcat >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        { apt-get update -qq && apt-get install -y -qq kcat; } >&2 || fail "kcat could not be installed; install it and run this again"
+    else
+        fail "kcat is not installed (Debian: apt-get install kcat; macOS: brew install kcat)"
+    fi
+fi
+
+cache=${MILLRACE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/millrace}
+environment=$cache/python
+stamp=$environment/.requirements
+if ! cmp -s examples/clients/requirements.txt "$stamp"; then
+    mkdir -p "$cache"
+    python3 -m venv --clear "$environment" >&2 || fail "no Python environment: install python3-venv"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check -r examples/clients/requirements.txt >&2 ||
+        fail "pip could not install examples/clients/requirements.txt; check the network or pip's configuration"
+    cp examples/clients/requirements.txt "$stamp"
+fi
+echo "$environment/bin/python"

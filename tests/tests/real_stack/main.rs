@@ -1,0 +1,121 @@
+//! The whole arrow on real Kafka, Cassandra and registry, every service as two processes.
+
+mod bad_input;
+mod clients;
+mod http;
+mod knowledge;
+mod volume;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use millrace_stack::Stack;
+use millrace_tests::{Pipeline, TENANT_KEY, client, millrace, run};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::Value;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow::Result<()> {
+    let stack = Stack::builder().kafka(true).cassandra(true).registry(true).start().await?;
+    let pipeline = Pipeline::start(&stack, 2).await?;
+    volume::two_thousand_from_a_file(&pipeline).await?;
+    http::answers_as_openai_does(&pipeline).await?;
+    clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
+    knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;
+    bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline).await?;
+    usage_is_what_the_provider_counted(&pipeline).await?;
+    pipeline.stop().await?;
+    stack.stop().await
+}
+
+async fn usage_is_what_the_provider_counted(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let counted = pipeline.count().await?;
+    let mut calls = Value::Null;
+    for _ in 0..100 {
+        let args = ["usage", "--url", &pipeline.http, "--admin-key", "mra_test", "--json"];
+        let mut total = 0;
+        for tenant in ["acme", "rival"] {
+            let usage: Value =
+                serde_json::from_str(&pipeline.command(&[&args[..], &["--tenant", tenant]].concat()).await?)?;
+            total += usage["total"]["calls"].as_u64().context("calls")?;
+        }
+        calls = total.into();
+        if counted["billed_calls"] == calls {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    bail!("usage says {calls} calls, the provider {counted}")
+}
+
+async fn until(url: &str, done: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    let client = client()?;
+    for _ in 0..100 {
+        let value: Value = client.get(url).bearer_auth(TENANT_KEY).send().await?.json().await?;
+        if done(&value) {
+            return Ok(value);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bail!("{url} does not change")
+}
+
+fn producer(stack: &Stack) -> anyhow::Result<FutureProducer> {
+    Ok(ClientConfig::new()
+        .set("bootstrap.servers", stack.bootstrap_servers())
+        .set("message.max.bytes", "20000000")
+        .create()?)
+}
+
+async fn produce(producer: &FutureProducer, topic: &str, headers: &[(&str, &str)], value: &[u8]) -> anyhow::Result<()> {
+    let mut all = OwnedHeaders::new();
+    for (key, value) in headers {
+        all = all.insert(Header { key, value: Some(*value) });
+    }
+    let record = FutureRecord::<(), [u8]>::to(topic).headers(all).payload(value);
+    producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| anyhow::anyhow!("{topic}: {error}"))?;
+    Ok(())
+}
+
+/// Records of `topic` from its beginning, once there are at least so many.
+async fn tapped(pipeline: &Pipeline, topic: &str, at_least: usize) -> anyhow::Result<Vec<Value>> {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let text = pipeline.command(&["tap", topic, "--from-beginning", "--no-follow"]).await?;
+        let found = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        if found.len() >= at_least {
+            return Ok(found);
+        }
+        ensure!(Instant::now() < until, "{topic} has {} records, not {at_least}", found.len());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path in UTF-8")
+}
+
+#[tokio::test]
+async fn a_missing_broker_is_one_clear_line_and_a_retry() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("millrace.toml");
+    std::fs::write(&config, "[kafka]\nbootstrap_servers = \"127.0.0.1:1\"\n")?;
+    let log = folder.path().join("log");
+    let args = ["run", "moderator", "--config", text(&config)?];
+    let mut moderator = millrace_tests::Process::start("moderator", &args, log.clone())?;
+    for _ in 0..100 {
+        if std::fs::read_to_string(&log)?.matches("waiting for kafka").count() >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let text = std::fs::read_to_string(&log)?;
+    ensure!(text.matches("waiting for kafka").count() >= 2 && !text.contains("panicked"), "{text}");
+    let _still_running = moderator.line("").await?;
+    moderator.kill().await?;
+    ensure!(run(millrace()?, &["run", "moderator", "--config", "no-such-file.toml"]).await.is_err());
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! `millrace up`: durable, restartable, one at a time.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use millrace_tests::{Process, client, millrace, run};
+use serde_json::{Value, json};
+
+struct Up {
+    process: Process,
+    http: String,
+    said: Value,
+}
+
+async fn up(data: &Path, log: &str) -> anyhow::Result<Up> {
+    let folder = data.to_str().context("a path in UTF-8")?;
+    let args = ["up", "--data-dir", folder, "--http-port", "0", "--kafka-port", "0", "--json"];
+    let mut process = Process::start(log, &args, data.with_extension(log))?;
+    let said: Value = serde_json::from_str(&process.line("{").await?)?;
+    let http = said["http"].as_str().context("http")?.to_owned();
+    Ok(Up { process, http, said })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_is_there_after_a_restart_and_after_a_kill() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let data = folder.path().join("data");
+    let first = up(&data, "first").await?;
+    let key = first.said["api_key"].as_str().context("the first start gives a key")?.to_owned();
+    let admin = first.said["admin_key"].as_str().context("the first start gives an admin key")?.to_owned();
+
+    let second = run(millrace()?, &["up", "--data-dir", data.to_str().context("UTF-8")?, "--http-port", "0"]).await;
+    let refused = second.err().context("a second `up` was not refused")?.to_string();
+    ensure!(refused.lines().filter(|line| line.contains("another `millrace up` uses")).count() == 1, "{refused}");
+
+    let (id, answer) = ask(&first.http, &key).await?;
+    first.process.terminate().await?;
+
+    let again = up(&data, "again").await?;
+    ensure!(again.said["api_key"].is_null() && again.said["admin_key"].is_null(), "keys are shown once");
+    ensure!(stored(&again.http, &key, &id).await? == answer);
+    let (later, last) = ask(&again.http, &key).await?;
+    again.process.kill().await?;
+
+    let after = up(&data, "after").await?;
+    for (id, answer) in [(&id, &answer), (&later, &last)] {
+        ensure!(stored(&after.http, &key, id).await? == *answer);
+    }
+    let mut calls = 0;
+    for _ in 0..100 {
+        let args = ["usage", "--tenant", "demo", "--url", &after.http, "--admin-key", &admin, "--json"];
+        let usage: Value = serde_json::from_str(&run(millrace()?, &args).await?)?;
+        calls = usage["total"]["calls"].as_u64().unwrap_or_default();
+        if calls == 2 {
+            return after.process.terminate().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("{calls} calls are on the bill, not 2")
+}
+
+async fn ask(http: &str, key: &str) -> anyhow::Result<(String, Value)> {
+    let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Say hello" }] });
+    let answer = client()?.post(format!("{http}/v1/chat/completions")).bearer_auth(key).json(&body).send().await?;
+    let id = answer.headers().get("x-request-id").context("x-request-id")?.to_str()?.to_owned();
+    ensure!(answer.status() == 200, "{}", answer.text().await?);
+    Ok((id, answer.json().await?))
+}
+
+/// The stored answer: an HTTP answer may be there before its result is stored.
+async fn stored(http: &str, key: &str, id: &str) -> anyhow::Result<Value> {
+    for _ in 0..200 {
+        let url = format!("{http}/v1/requests/{id}");
+        let mut value: Value = client()?.get(url).bearer_auth(key).send().await?.json().await?;
+        if value["status"] == "succeeded" {
+            return Ok(value["response"].take());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("{id} is not stored")
+}
