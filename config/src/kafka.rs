@@ -21,6 +21,10 @@ pub struct KafkaConfig {
     pub group_prefix: String,
     /// Generation of the topics: raised when partitions must grow (topics never grow in place).
     pub generation: u32,
+    /// Partitions of the topics that `millrace topics` makes, in place of those in the data file.
+    pub partitions: Option<u16>,
+    /// Replicas of the topics that `millrace topics` makes, in place of those in the data file.
+    pub replication_factor: Option<u16>,
     /// librdkafka settings for every client (SASL, TLS, …).
     pub client: KafkaSettings,
     /// librdkafka settings for consumers only; they win over `client`.
@@ -36,6 +40,8 @@ impl Default for KafkaConfig {
             topic_prefix: String::new(),
             group_prefix: String::new(),
             generation: 0,
+            partitions: None,
+            replication_factor: None,
             client: KafkaSettings::default(),
             consumer: KafkaSettings::default(),
             producer: KafkaSettings::default(),
@@ -145,13 +151,10 @@ pub struct RegistryConfig {
     /// For basic authentication, together with `username`.
     #[serde(deserialize_with = "secret::optional")]
     pub password: Option<Secret>,
-    /// Whether a service may register the schemas it writes. Default true; set it to false where
-    /// schemas are registered by a pipeline of their own.
-    pub auto_register: bool,
 }
 
 impl Default for RegistryConfig {
     fn default() -> Self {
-        Self { url: "http://127.0.0.1:8081".to_owned(), username: None, password: None, auto_register: true }
+        Self { url: "http://127.0.0.1:8081".to_owned(), username: None, password: None }
     }
 }

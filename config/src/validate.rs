@@ -65,6 +65,10 @@ fn positive(key: &str, value: u64) -> Checked {
 
 fn kafka(config: &Config) -> Checked {
     let kafka = &config.kafka;
+    for (key, count) in [("kafka.partitions", kafka.partitions), ("kafka.replication_factor", kafka.replication_factor)]
+    {
+        positive(key, count.unwrap_or(1).into())?;
+    }
     for server in kafka.bootstrap_servers.split(',') {
         host_port("kafka.bootstrap_servers", server.trim())?;
     }

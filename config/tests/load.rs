@@ -119,7 +119,7 @@ fn text_of_the_environment_takes_the_type_of_its_key() {
     let env = [
         ("MILLRACE_KAFKA__GENERATION", "3"),
         ("MILLRACE_KAFKA__CLIENT__SOCKET_TIMEOUT_MS", "1000"),
-        ("MILLRACE_REGISTRY__AUTO_REGISTER", "false"),
+        ("MILLRACE_KAFKA__PARTITIONS", "4"),
         ("MILLRACE_REGISTRY__USERNAME", "12345"),
         ("MILLRACE_REGISTRY__PASSWORD", "0xff"),
         ("MILLRACE_STAGE__LANES", "batch"),
@@ -134,7 +134,7 @@ fn text_of_the_environment_takes_the_type_of_its_key() {
     let config = load_with(file, &env, &[]).unwrap();
     assert_eq!(config.kafka.generation, 3);
     assert_eq!(config.kafka.client["socket.timeout.ms"], "1000");
-    assert!(!config.registry.auto_register);
+    assert_eq!(config.kafka.partitions, Some(4));
     assert_eq!(config.registry.username.as_deref(), Some("12345"));
     assert_eq!(config.registry.password.as_ref().unwrap().expose(), "0xff");
     assert_eq!(config.stage.lanes, ["batch"]);

@@ -98,7 +98,7 @@ pub async fn run(
         models: config.models.clone(),
         tenants: config.tenants.clone(),
         codec,
-        producer: Producer::with_timeout(&config.kafka, Some(ACKNOWLEDGEMENT))?,
+        producer: Producer::with_timeout(&config.kafka, ACKNOWLEDGEMENT)?,
         storage,
         waiters,
         replica,

@@ -50,7 +50,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  millrace tap outcomes.batch --format json --from-beginning --limit 10")]
     Tap(TapArgs),
     /// Make the topics, or compare them with what they should be.
-    #[command(after_help = "Example:\n  millrace topics apply --replication-factor 1")]
+    #[command(after_help = "Example:\n  millrace topics plan")]
     Topics(TopicsArgs),
     /// What a tenant used.
     #[command(after_help = "Example:\n  MILLRACE_ADMIN_KEY=… millrace usage --tenant demo")]
@@ -67,6 +67,9 @@ pub enum Command {
     /// Measure the pipeline beside a raw relay on real Kafka and Cassandra.
     #[command(after_help = "Example:\n  millrace bench pipeline --requests 20000")]
     Bench(BenchArgs),
+    /// Play faults against the pipeline on real Kafka and Cassandra, then hold the books against the promises.
+    #[command(after_help = "Example:\n  millrace chaos --requests 2000 --kills 10 --seed 1")]
+    Chaos(ChaosArgs),
     /// Print a shell's completions.
     #[command(after_help = "Example:\n  millrace completions bash > /etc/bash_completion.d/millrace")]
     Completions {
@@ -222,12 +225,6 @@ pub struct TopicsArgs {
     /// Another data file than the built-in infra/kafka/topics.json.
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
-    /// Replicas of each topic.
-    #[arg(long)]
-    pub replication_factor: Option<i32>,
-    /// Partitions of each topic that has several.
-    #[arg(long)]
-    pub partitions: Option<i32>,
 }
 
 /// `millrace usage`
@@ -289,6 +286,20 @@ pub enum BenchQuestion {
     Relay,
     /// The whole arrow beside the raw relay.
     Pipeline,
+}
+
+/// `millrace chaos`
+#[derive(Debug, Args)]
+pub struct ChaosArgs {
+    /// Requests published during the storm.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests: u32,
+    /// Faults: kills, frozen processes, servers and providers that go away.
+    #[arg(long, default_value_t = 10)]
+    pub kills: u32,
+    /// Decides what goes wrong and when.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// `millrace bench`

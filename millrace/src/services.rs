@@ -70,7 +70,11 @@ impl Wiring {
     /// Runs a stage of one lane (services without lanes ignore it) until shutdown or failure.
     pub async fn run_stage(&self, service: Service, lane: Lane) -> anyhow::Result<()> {
         let env = self.env(&format!("{} {lane}", service.name()));
-        let producer = Producer::new(&self.config.kafka).context("the producer's settings are refused")?;
+        let producer = match lane {
+            Lane::Interactive => Producer::new(&self.config.kafka),
+            Lane::Batch => Producer::batching(&self.config.kafka),
+        };
+        let producer = producer.context("the producer's settings are refused")?;
         let ended = self.stage(service, lane, &env, producer).await?;
         ended.with_context(|| format!("{} ({lane}) ended", service.name()))
     }

@@ -26,7 +26,7 @@ use crate::topic_data;
 use crate::wiring::Wiring;
 
 /// Partitions of the embedded broker's topics.
-const PARTITIONS: i32 = 4;
+const PARTITIONS: u16 = 4;
 /// The tenant that the first start makes.
 pub const TENANT: &str = "demo";
 /// Id of its key.
@@ -94,8 +94,12 @@ impl Stack {
         };
 
         let mut config = Config::load(options.config.as_deref(), process_env(), [])?;
-        config.kafka =
-            KafkaConfig { bootstrap_servers: broker.bootstrap_servers().to_owned(), ..KafkaConfig::default() };
+        config.kafka = KafkaConfig {
+            bootstrap_servers: broker.bootstrap_servers().to_owned(),
+            partitions: Some(PARTITIONS),
+            replication_factor: Some(1),
+            ..KafkaConfig::default()
+        };
         // Members outlive a restart of the embedded broker, so they must be forgotten soon.
         config.stage.session_timeout_ms = 6000;
         config.registry = RegistryConfig { url: registry.url().to_owned(), ..RegistryConfig::default() };
@@ -112,7 +116,7 @@ impl Stack {
         config.hash_keys();
         config.validate()?;
 
-        let topics = topic_data::wanted(&config, None, Some(1), Some(PARTITIONS))?;
+        let topics = topic_data::wanted(&config, None)?;
         topic_data::apply(&config, &topics).await.context("the embedded broker's topics")?;
         write_client_file(dir, &config, &http)?;
         let wiring = Wiring::connect(config, &Service::PIPELINE, shutdown).await?;
@@ -288,7 +292,7 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
 fn write_client_file(dir: &Path, config: &Config, http: &str) -> anyhow::Result<()> {
     let text = format!(
         "# Written by `millrace up`; read by other commands run beside it.\n\
-         [kafka]\nbootstrap_servers = \"{}\"\n\n[registry]\nurl = \"{}\"\n\n[ingress]\nlisten = \"{}\"\n",
+         [kafka]\nbootstrap_servers = \"{}\"\npartitions = {PARTITIONS}\nreplication_factor = 1\n\n[registry]\nurl = \"{}\"\n\n[ingress]\nlisten = \"{}\"\n",
         config.kafka.bootstrap_servers,
         config.registry.url,
         http.trim_start_matches("http://"),

@@ -83,14 +83,11 @@ impl std::fmt::Display for Change {
 }
 
 /// The topics that `config` needs, from the data file (built in unless `file` is given).
-pub fn wanted(
-    config: &Config,
-    file: Option<&str>,
-    replication_factor: Option<i32>,
-    partitions: Option<i32>,
-) -> anyhow::Result<Vec<Topic>> {
+pub fn wanted(config: &Config, file: Option<&str>) -> anyhow::Result<Vec<Topic>> {
     let file: File = serde_json::from_str(file.unwrap_or(BUILT_IN)).context("the topics file")?;
-    let replicas = replication_factor.unwrap_or(file.defaults.replication_factor);
+    let kafka = &config.kafka;
+    let replicas = kafka.replication_factor.map_or(file.defaults.replication_factor, i32::from);
+    let partitions = kafka.partitions.map(i32::from);
     let resolve = |name: String, entry: &Entry| {
         let mut configs = file.defaults.configs.clone();
         configs.extend(entry.configs.clone());
@@ -327,8 +324,9 @@ mod tests {
 
     #[test]
     fn the_built_in_data_covers_every_topic_that_the_services_use() {
-        let config = Config::default();
-        let topics = wanted(&config, None, Some(1), Some(4)).expect("valid");
+        let mut config = Config::default();
+        (config.kafka.partitions, config.kafka.replication_factor) = (Some(4), Some(1));
+        let topics = wanted(&config, None).expect("valid");
         for (name, _) in crate::subjects::subjects(&config) {
             let topic = topics.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("{name} is missing"));
             assert_eq!(topic.configs["min.insync.replicas"], "1");

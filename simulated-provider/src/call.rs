@@ -98,6 +98,7 @@ pub(crate) async fn answer<T: Task>(
         completion_tokens: 0,
         status: None,
         billed: false,
+        spoilt: false,
     };
     let task = match admit::<T>(&app, &headers, body) {
         Ok(task) => task,
@@ -134,6 +135,7 @@ pub(crate) async fn answer<T: Task>(
     record.completion_tokens = completion_tokens;
     record.status = Some(StatusCode::OK.as_u16());
     record.billed = true;
+    record.spoilt = matches!(fault, Some(Fault::Cut {} | Fault::MalformedJson {} | Fault::Hang { .. }));
     app.stats.record(T::ENDPOINT, record);
 
     tokio::time::sleep_until(arrival + latency).await;

@@ -50,6 +50,9 @@ pub struct CallRecord {
     pub status: Option<u16>,
     /// Whether a real provider would charge for it.
     pub billed: bool,
+    /// Whether the answer was cut, malformed or held back on purpose, so that a client may well have
+    /// asked again.
+    pub spoilt: bool,
 }
 
 /// Which endpoint a call went to.
@@ -203,6 +206,7 @@ mod tests {
             completion_tokens: 4,
             status,
             billed,
+            spoilt: false,
         }
     }
 

@@ -3,5 +3,5 @@
 mod pipeline;
 mod process;
 
-pub use pipeline::{Pipeline, RIVAL_KEY, TENANT_KEY, client};
+pub use pipeline::{Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client};
 pub use process::{Process, millrace, run};

@@ -21,6 +21,41 @@ pub const RIVAL_KEY: &str = "mr_test_rival";
 const SERVICES: [&str; 7] =
     ["prompt-builder", "inference-router", "moderator", "result-sink", "cost-ledger", "indexer", "ingress"];
 
+/// How a pipeline is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// Processes of every service.
+    pub copies: usize,
+    /// Their environment, such as `("MILLRACE_STAGE__WINDOW", "10")`.
+    pub env: &'a [(&'a str, &'a str)],
+}
+
+impl Setup<'_> {
+    /// So many processes of every service, and every other setting at its default.
+    #[must_use]
+    pub fn copies(copies: usize) -> Self {
+        Self { copies, env: &[] }
+    }
+}
+
+/// One process of a service, which may be ended and started again.
+struct Member {
+    name: String,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    log: PathBuf,
+    ready: String,
+    process: Option<Process>,
+}
+
+impl Member {
+    fn start(&mut self) -> anyhow::Result<()> {
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        self.process = Some(Process::start_with(&self.name, &args, &self.env, self.log.clone())?);
+        Ok(())
+    }
+}
+
 /// A running pipeline.
 pub struct Pipeline {
     /// Base URL of the first ingress.
@@ -30,14 +65,14 @@ pub struct Pipeline {
     /// The configuration file of every process.
     pub config: PathBuf,
     folder: tempfile::TempDir,
-    processes: Vec<Process>,
+    members: Vec<Member>,
     provider_process: Process,
     vectors: Vectors,
 }
 
 impl Pipeline {
-    /// Starts `copies` processes of every service on `stack`.
-    pub async fn start(stack: &Stack, copies: usize) -> anyhow::Result<Self> {
+    /// Starts every service on `stack`.
+    pub async fn start(stack: &Stack, setup: Setup<'_>) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("millrace-e2e-").tempdir()?;
         let logs = folder.path();
         let listen = format!("127.0.0.1:{}", free_port()?);
@@ -50,53 +85,92 @@ impl Pipeline {
         let vectors = Vectors::start(&logs.join("vectors"), 0)?;
         let config = logs.join("millrace.toml");
         std::fs::write(&config, configuration(stack, &base, vectors.url()))?;
-        let file = config.to_str().context("a path in UTF-8")?;
+        let file = text(&config)?;
         run(millrace()?, &["storage", "migrate", "--config", file]).await?;
-        run(millrace()?, &["topics", "apply", "--replication-factor", "1", "--config", file]).await?;
-        run(millrace()?, &["topics", "check", "--replication-factor", "1", "--config", file]).await?;
+        run(millrace()?, &["topics", "apply", "--config", file]).await?;
+        run(millrace()?, &["topics", "check", "--config", file]).await?;
 
-        let mut processes = Vec::new();
+        let mut members = Vec::new();
         let mut http = String::new();
-        let mut admin = Vec::new();
         for service in SERVICES {
-            for copy in 0..copies {
+            for copy in 0..setup.copies {
                 let (front, metrics) = (free_port()?, free_port()?);
                 if service == "ingress" && copy == 0 {
                     http = format!("http://127.0.0.1:{front}");
                 }
-                let own = logs.join(format!("{service}-{copy}.toml"));
-                let text = std::fs::read_to_string(&config)?
+                let name = format!("{service}-{copy}");
+                let own = logs.join(format!("{name}.toml"));
+                let settings = std::fs::read_to_string(&config)?
                     .replace("\"127.0.0.1:1\"", &format!("\"127.0.0.1:{front}\""))
                     .replace("\"127.0.0.1:2\"", &format!("\"127.0.0.1:{metrics}\""));
-                std::fs::write(&own, text)?;
-                let name = format!("{service}-{copy}");
-                let args = ["run", service, "--config", own.to_str().context("a path in UTF-8")?];
-                processes.push(Process::start(&name, &args, logs.join(format!("{name}.log")))?);
-                admin.push(format!("http://127.0.0.1:{metrics}/ready"));
+                std::fs::write(&own, settings)?;
+                let mut member = Member {
+                    args: ["run", service, "--config", text(&own)?].map(str::to_owned).to_vec(),
+                    env: setup.env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+                    log: logs.join(format!("{name}.log")),
+                    ready: format!("http://127.0.0.1:{metrics}/ready"),
+                    process: None,
+                    name,
+                };
+                member.start()?;
+                members.push(member);
             }
         }
-        let pipeline = Self { http, provider, config, folder, processes, provider_process, vectors };
-        for url in admin {
-            pipeline.until_ready(&url).await?;
-        }
+        let pipeline = Self { http, provider, config, folder, members, provider_process, vectors };
+        pipeline.until_ready().await?;
         Ok(pipeline)
     }
 
-    async fn until_ready(&self, url: &str) -> anyhow::Result<()> {
+    /// Waits until every process says that it is ready.
+    pub async fn until_ready(&self) -> anyhow::Result<()> {
         let client = client()?;
-        for _ in 0..600 {
-            if client.get(url).send().await.is_ok_and(|answer| answer.status().is_success()) {
-                return Ok(());
+        for member in &self.members {
+            let mut left = 600;
+            while !client.get(&member.ready).send().await.is_ok_and(|answer| answer.status().is_success()) {
+                left -= 1;
+                if left == 0 {
+                    bail!("{} is not ready after two minutes\n{}", member.name, self.tails());
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let tails: Vec<_> = self.processes.iter().map(|p| format!("--- {}\n{}", p.name, p.tail())).collect();
-        bail!("{url} is not ready after two minutes\n{}", tails.join("\n"))
+        Ok(())
+    }
+
+    /// The end of every process's output.
+    pub fn tails(&self) -> String {
+        let running = self.members.iter().filter_map(|m| m.process.as_ref());
+        running.map(|p| format!("--- {}\n{}", p.name, p.tail())).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Names of the processes, such as `moderator-1`.
+    pub fn names(&self) -> Vec<String> {
+        self.members.iter().map(|m| m.name.clone()).collect()
+    }
+
+    /// SIGKILL to one process; it stays down until [`restart`](Self::restart).
+    pub async fn kill(&mut self, name: &str) -> anyhow::Result<()> {
+        let process = self.member(name)?.process.take().with_context(|| format!("{name} does not run"))?;
+        process.kill().await
+    }
+
+    /// Starts a process that was killed.
+    pub fn restart(&mut self, name: &str) -> anyhow::Result<()> {
+        self.member(name)?.start()
+    }
+
+    /// Sends a signal to one process by name, such as `STOP`.
+    pub async fn signal(&mut self, name: &str, signal: &str) -> anyhow::Result<()> {
+        self.member(name)?.process.as_ref().with_context(|| format!("{name} does not run"))?.signal(signal).await
+    }
+
+    fn member(&mut self, name: &str) -> anyhow::Result<&mut Member> {
+        self.members.iter_mut().find(|m| m.name == name).with_context(|| format!("there is no process `{name}`"))
     }
 
     /// Process ids of the services, without the provider.
     pub fn pids(&self) -> Vec<u32> {
-        self.processes.iter().filter_map(Process::pid).collect()
+        self.members.iter().filter_map(|m| m.process.as_ref()?.pid()).collect()
     }
 
     /// Where files of this run may be put.
@@ -106,7 +180,7 @@ impl Pipeline {
 
     /// Runs a command of `millrace` against this pipeline.
     pub async fn command(&self, args: &[&str]) -> anyhow::Result<String> {
-        let file = self.config.to_str().context("a path in UTF-8")?;
+        let file = text(&self.config)?;
         let mut all = args.to_vec();
         all.extend(["--config", file]);
         run(millrace()?, &all).await
@@ -125,7 +199,8 @@ impl Pipeline {
 
     /// Drains every service and checks that each ends well.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let ends: Vec<_> = self.processes.into_iter().map(|p| tokio::spawn(p.terminate())).collect();
+        let running = self.members.into_iter().filter_map(|m| m.process);
+        let ends: Vec<_> = running.map(|process| tokio::spawn(process.terminate())).collect();
         for end in ends {
             end.await??;
         }
@@ -140,6 +215,10 @@ pub fn client() -> anyhow::Result<reqwest::Client> {
     Ok(reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?)
 }
 
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path in UTF-8")
+}
+
 fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
@@ -151,6 +230,7 @@ fn configuration(stack: &Stack, provider: &str, vectors: &str) -> String {
 bootstrap_servers = "{kafka}"
 topic_prefix = "e2e."
 group_prefix = "e2e."
+replication_factor = 1
 
 [registry]
 url = "{registry}"

@@ -34,11 +34,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `millrace` with these arguments; its output goes to `log`.
+    /// Starts `millrace` with these arguments; its output is added to `log`.
     pub fn start(name: &str, args: &[&str], log: PathBuf) -> anyhow::Result<Self> {
-        let file = std::fs::File::create(&log)?;
+        Self::start_with(name, args, &[], log)
+    }
+
+    /// [`start`](Self::start) with more environment variables.
+    pub fn start_with(name: &str, args: &[&str], env: &[(String, String)], log: PathBuf) -> anyhow::Result<Self> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let child = Command::new(millrace()?)
             .args(args)
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -70,8 +76,7 @@ impl Process {
 
     /// Asks it to drain, and waits; an exit code other than 0 is an error.
     pub async fn terminate(mut self) -> anyhow::Result<()> {
-        let Some(pid) = self.child.id() else { bail!("{} ended before:\n{}", self.name, self.tail()) };
-        run("kill", &["-TERM", &pid.to_string()]).await?;
+        self.signal("TERM").await?;
         let status = tokio::time::timeout(Duration::from_secs(120), self.child.wait())
             .await
             .with_context(|| format!("{} does not end after SIGTERM:\n{}", self.name, self.tail()))??;
@@ -84,6 +89,12 @@ impl Process {
     /// SIGKILL.
     pub async fn kill(mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)
+    }
+
+    /// Sends a signal by name, such as `STOP`.
+    pub async fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let Some(pid) = self.child.id() else { bail!("{} has ended:\n{}", self.name, self.tail()) };
+        run("kill", &[&format!("-{name}"), &pid.to_string()]).await.map(drop)
     }
 
     /// The end of its output.

@@ -104,7 +104,7 @@ async fn work(stack: &Stack, args: &DemoArgs, stop: &CancellationToken) -> anyho
     let documents = put_documents(stack, &key).await?;
     let total = u64::from(args.requests);
     let bar = progress(total, "outcomes");
-    let producer = Producer::new(&config.kafka)?;
+    let producer = Producer::batching(&config.kafka)?;
     let mut ids = HashSet::new();
     for (index, user) in USERS.iter().enumerate() {
         let publisher = Publisher {

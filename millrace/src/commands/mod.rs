@@ -39,6 +39,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             quiet_logs()?;
             crate::bench::run(&args, json).await
         }
+        Command::Chaos(args) => {
+            quiet_logs()?;
+            crate::chaos::run(&args, json).await
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub async fn run(args: PublishArgs, config: Config, json: bool) -> anyhow::Resul
     let codec = connect_codec(&config).await?;
     let mut follower = if waits { Some(Follower::start(&config, lane).await?) } else { None };
     let publisher = Publisher {
-        producer: Producer::new(&config.kafka)?,
+        producer: Producer::batching(&config.kafka)?,
         codec: codec.clone(),
         topic: args.topic.clone().unwrap_or_else(|| topics::of(topics::REQUESTS, lane)),
         foreign: args.topic.is_some(),

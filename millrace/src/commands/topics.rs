@@ -14,7 +14,7 @@ pub async fn run(args: TopicsArgs, config: Config, json: bool) -> anyhow::Result
         }
         None => None,
     };
-    let wanted = topic_data::wanted(&config, file.as_deref(), args.replication_factor, args.partitions)?;
+    let wanted = topic_data::wanted(&config, file.as_deref())?;
     let changes = match args.action {
         TopicsAction::Plan | TopicsAction::Check => topic_data::plan(&config, &wanted).await?,
         TopicsAction::Apply => topic_data::apply(&config, &wanted).await?,

@@ -8,6 +8,7 @@ use millrace_telemetry::shutdown_signal;
 use serde_json::json;
 
 use crate::cli::UpArgs;
+use crate::endpoints::CLIENT_FILE;
 use crate::stack::{Options, Stack};
 
 /// Runs until ctrl-C, then drains.
@@ -54,6 +55,7 @@ fn announce(stack: &Stack, args: &UpArgs, model: &str, json: bool) {
     println!("Kafka            {kafka}");
     println!("schema registry  {registry}");
     println!("data             {}", args.data_dir.display());
+    println!("other commands   take --config {}", args.data_dir.join(CLIENT_FILE).display());
     match keys {
         Some(keys) => {
             if let Some(admin) = &keys.admin {

@@ -45,18 +45,22 @@ pub fn consumer_config(kafka: &KafkaConfig, stage: &StageConfig, group: &str) ->
     config
 }
 
-/// Settings of a stage's producer: idempotent, acknowledged by all, and its records never time out.
+/// Settings of a stage's producer: idempotent, acknowledged by all, and its records never time out,
+/// unless `settings` say otherwise.
 #[must_use]
-pub fn producer_config(kafka: &KafkaConfig) -> ClientConfig {
+pub fn producer_config(kafka: &KafkaConfig, settings: &[(&str, &str)]) -> ClientConfig {
     let mut config = client_config(kafka);
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("message.timeout.ms", "0")
-        .set("linger.ms", "1")
+        .set("linger.ms", "0")
         .set("message.max.bytes", "8388608")
         .set("queue.buffering.max.kbytes", "262144")
         .set("queue.buffering.max.messages", "200000");
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
     for (name, value) in &kafka.producer {
         config.set(name, value);
     }

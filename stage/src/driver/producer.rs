@@ -33,6 +33,9 @@ pub enum ProduceError {
     Unknown,
 }
 
+/// Long enough to fill a request to the broker under load, short beside a call.
+const BATCH_LINGER_MS: &str = "20";
+
 struct Acks;
 
 impl ClientContext for Acks {
@@ -59,23 +62,32 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer whose records never time out.
+    /// A producer whose records leave at once and never time out.
     ///
     /// # Errors
     /// When librdkafka refuses the settings.
     pub fn new(kafka: &KafkaConfig) -> Result<Self, KafkaError> {
-        Self::with_timeout(kafka, None)
+        Self::with(kafka, &[])
+    }
+
+    /// A producer for the batch lane: its records wait a moment for others, and never time out.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings.
+    pub fn batching(kafka: &KafkaConfig) -> Result<Self, KafkaError> {
+        Self::with(kafka, &[("linger.ms", BATCH_LINGER_MS)])
     }
 
     /// A producer whose records time out, for callers who can say "unknown" to somebody.
     ///
     /// # Errors
     /// When librdkafka refuses the settings.
-    pub fn with_timeout(kafka: &KafkaConfig, timeout: Option<Duration>) -> Result<Self, KafkaError> {
-        let mut config = producer_config(kafka);
-        if let Some(timeout) = timeout {
-            config.set("message.timeout.ms", timeout.as_millis().to_string());
-        }
+    pub fn with_timeout(kafka: &KafkaConfig, timeout: Duration) -> Result<Self, KafkaError> {
+        Self::with(kafka, &[("message.timeout.ms", &timeout.as_millis().to_string())])
+    }
+
+    fn with(kafka: &KafkaConfig, settings: &[(&str, &str)]) -> Result<Self, KafkaError> {
+        let config = producer_config(kafka, settings);
         Ok(Self {
             inner: Arc::new(config.create_with_context(Acks)?),
             prefix: kafka.topic_prefix.as_str().into(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use millrace_stack::Stack;
-use millrace_tests::{Pipeline, TENANT_KEY, client, millrace, run};
+use millrace_tests::{Pipeline, Setup, TENANT_KEY, client, millrace, run};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -20,7 +20,7 @@ use serde_json::Value;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow::Result<()> {
     let stack = Stack::builder().kafka(true).cassandra(true).registry(true).start().await?;
-    let pipeline = Pipeline::start(&stack, 2).await?;
+    let pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
     clients::publish_and_read_without_our_code(&stack, &pipeline).await?;

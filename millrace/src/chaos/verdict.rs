@@ -1,0 +1,147 @@
+//! Holds the evidence against the promises.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Value, json};
+
+use super::evidence::Evidence;
+use super::storm::Storm;
+
+/// A call counts as in flight this much longer than it took: its end had to be written, too.
+const WRITING_MICROS: i64 = 1_000_000;
+
+/// The counts, and which promises are broken.
+pub struct Verdict {
+    accepted: usize,
+    outcomes: usize,
+    outcomes_stored: u64,
+    duplicates_in_topic: u64,
+    provider_calls: usize,
+    ledger_calls: usize,
+    unconfirmed: usize,
+    paid_twice: usize,
+    in_flight_at_kills: usize,
+    entries_sum: i64,
+    rollups_sum: i64,
+    dead_letters: u64,
+    /// One line each.
+    pub broken: Vec<String>,
+}
+
+/// Judges.
+pub fn judge(evidence: &Evidence, storm: &Storm) -> Verdict {
+    let accepted: HashSet<&str> = storm.accepted.iter().map(String::as_str).collect();
+    let paid: Vec<&str> =
+        evidence.provider.iter().filter(|c| c.billed).filter_map(|c| c.client_request_id.as_deref()).collect();
+    let ledger_calls = paid.iter().filter(|id| evidence.entries.contains_key(**id)).count();
+    let in_flight = |at: &i64| {
+        let open = |c: &&super::evidence::Told| {
+            c.started_at <= *at && c.ended_at.is_none_or(|end| end.saturating_add(WRITING_MICROS) > *at)
+        };
+        evidence.calls.values().filter(open).count()
+    };
+    let mut verdict = Verdict {
+        accepted: accepted.len(),
+        outcomes: evidence.outcomes.len(),
+        outcomes_stored: evidence.stored,
+        duplicates_in_topic: evidence.duplicates,
+        provider_calls: paid.len(),
+        ledger_calls,
+        unconfirmed: evidence.entries.values().filter(|kinds| kinds.iter().any(|k| k == "unconfirmed")).count(),
+        paid_twice: paid_twice(evidence),
+        in_flight_at_kills: storm.losses.iter().map(in_flight).sum(),
+        entries_sum: evidence.totals.entries_sum,
+        rollups_sum: evidence.totals.rollups_sum,
+        dead_letters: evidence.dead_letters,
+        broken: Vec::new(),
+    };
+    verdict.check(evidence, &accepted, &paid);
+    verdict
+}
+
+/// Calls beyond the first that were paid for and answered whole, over the requests.
+fn paid_twice(evidence: &Evidence) -> usize {
+    let mut good: HashMap<&str, usize> = HashMap::new();
+    for call in evidence.provider.iter().filter(|call| call.billed && !call.spoilt) {
+        let told = call.client_request_id.as_deref().and_then(|id| evidence.calls.get(id));
+        if let Some(told) = told {
+            *good.entry(told.request_id.as_str()).or_default() += 1;
+        }
+    }
+    good.values().map(|count| count - 1).sum()
+}
+
+impl Verdict {
+    fn check(&mut self, evidence: &Evidence, accepted: &HashSet<&str>, paid: &[&str]) {
+        let mut broken = Vec::new();
+        let mut promise = |holds: bool, line: String| {
+            if !holds {
+                broken.push(line);
+            }
+        };
+        let missing = accepted.iter().filter(|id| !evidence.outcomes.contains_key(**id)).count();
+        let strange = evidence.outcomes.keys().filter(|id| !accepted.contains(id.as_str())).count();
+        promise(missing == 0, format!("{missing} accepted requests have no outcome"));
+        promise(strange == 0, format!("{strange} outcomes belong to no accepted request"));
+        let unstored = accepted.len() as u64 - self.outcomes_stored.min(accepted.len() as u64);
+        promise(unstored == 0, format!("{unstored} outcomes are not stored as the log has them first"));
+        let rows = evidence.stored_rows;
+        promise(rows == self.accepted as u64, format!("{rows} rows are stored for {} requests", self.accepted));
+        let unbooked = paid.iter().filter(|id| !evidence.entries.contains_key(**id)).count();
+        promise(unbooked == 0, format!("{unbooked} calls that the provider charges are not in the ledger"));
+        let twice = evidence.entries.values().filter(|kinds| !once(kinds)).count();
+        promise(twice == 0, format!("{twice} calls are in the ledger more than once"));
+        let unwritten = paid.iter().filter(|id| !evidence.calls.contains_key(**id)).count();
+        promise(unwritten == 0, format!("{unwritten} calls were made before `started` was written"));
+        promise(self.entries_sum == self.rollups_sum, "entries and rollups differ".to_owned());
+        let (twice, in_flight) = (self.paid_twice, self.in_flight_at_kills);
+        promise(twice <= in_flight, format!("{twice} calls were paid twice, {in_flight} were in flight at kills"));
+        promise(self.dead_letters == 0, format!("{} dead letters for outages", self.dead_letters));
+        self.broken = broken;
+    }
+
+    /// One object.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "accepted": self.accepted,
+            "outcomes": self.outcomes,
+            "outcomes_stored": self.outcomes_stored,
+            "duplicates_in_topic": self.duplicates_in_topic,
+            "provider_calls": self.provider_calls,
+            "ledger_calls": self.ledger_calls,
+            "unconfirmed": self.unconfirmed,
+            "paid_twice": self.paid_twice,
+            "in_flight_at_kills": self.in_flight_at_kills,
+            "entries_sum": self.entries_sum,
+            "rollups_sum": self.rollups_sum,
+            "dead_letters": self.dead_letters,
+            "verdict": if self.broken.is_empty() { "kept" } else { "broken" },
+        })
+    }
+}
+
+/// Booked once: `finished`, or `unconfirmed` with at most one late end.
+fn once(kinds: &[String]) -> bool {
+    let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count();
+    count("finished") + count("unconfirmed") == 1 && count("adjusted") <= count("unconfirmed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_booked_once_in_these_ways_only() {
+        let check = |kinds: &[&str], expected: bool| {
+            let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+            assert_eq!(once(&kinds), expected, "{kinds:?}");
+        };
+        check(&["finished"], true);
+        check(&["unconfirmed"], true);
+        check(&["unconfirmed", "adjusted"], true);
+        check(&["finished", "finished"], false);
+        check(&["finished", "unconfirmed"], false);
+        check(&["adjusted"], false);
+        check(&["unconfirmed", "adjusted", "adjusted"], false);
+    }
+}
