@@ -300,6 +300,18 @@ pub struct ChaosArgs {
     /// Decides what goes wrong and when.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Separate processes on Kafka, Cassandra and a registry, or `millrace up`, which is killed.
+    #[arg(long, value_enum, default_value = "real")]
+    pub stack: ChaosStack,
+}
+
+/// What is put under faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ChaosStack {
+    /// Two processes of every service, on real servers.
+    Real,
+    /// `millrace up`.
+    Embedded,
 }
 
 /// `millrace bench`

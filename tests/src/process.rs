@@ -61,7 +61,7 @@ impl Process {
 
     /// The first line of its output that begins so.
     pub async fn line(&mut self, start: &str) -> anyhow::Result<String> {
-        for _ in 0..300 {
+        for _ in 0..900 {
             let text = tokio::fs::read(&self.log).await?;
             let mut lines = BufReader::new(text.as_slice()).lines();
             while let Some(line) = lines.next_line().await? {

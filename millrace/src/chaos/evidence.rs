@@ -1,5 +1,6 @@
 //! What the topics, the store and the provider say afterwards.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,10 @@ use millrace_config::Config;
 use millrace_schemas::{Call, CallKind, Codec, Lane, Outcome, topics};
 use millrace_simulated_provider::CallRecord;
 use millrace_storage::{LedgerTotals, Storage};
-use millrace_tests::{Pipeline, client};
+use millrace_tests::client;
 use rdkafka::message::Message;
 
-use super::storm::Storm;
 use crate::outcomes::whole_topic;
-use crate::wiring::connect_codec;
 
 /// Rows asked for at once.
 const AT_ONCE: usize = 64;
@@ -30,86 +29,83 @@ pub struct Told {
     pub ended_at: Option<i64>,
 }
 
-/// Everything that is known.
-pub struct Evidence {
+/// What the topics say.
+#[derive(Default)]
+pub struct Topics {
     /// First outcome of each request in log order: request id to the bytes.
     pub outcomes: HashMap<String, Vec<u8>>,
     /// Records in the outcome topics beyond the first of each request.
     pub duplicates: u64,
-    /// Of the accepted requests, those whose stored outcome is the first in the log.
-    pub stored: u64,
-    /// Rows in the result store.
-    pub stored_rows: u64,
-    /// The provider's own list.
-    pub provider: Vec<CallRecord>,
-    /// Calls by id, from the `calls` topic.
+    /// Calls by id.
     pub calls: HashMap<String, Told>,
-    /// Kinds of ledger entries of each call that the topic or the provider knows.
-    pub entries: HashMap<String, Vec<String>>,
-    /// Sums over the store.
-    pub totals: LedgerTotals,
     /// Records in `dead-letters`.
     pub dead_letters: u64,
 }
 
+/// What the store says.
+#[derive(Default)]
+pub struct Books {
+    /// Of the accepted requests, those whose stored outcome is the first in the log.
+    pub stored: u64,
+    /// Rows in the result store.
+    pub rows: u64,
+    /// Kinds of the ledger entries of each call that has any.
+    pub entries: HashMap<String, Vec<String>>,
+    /// Sums over everything.
+    pub totals: LedgerTotals,
+}
+
+/// Everything that is known.
+pub struct Evidence {
+    pub topics: Topics,
+    pub books: Books,
+    /// The provider's own list.
+    pub provider: Vec<CallRecord>,
+}
+
 impl Evidence {
-    /// Gathers until the books are closed or `patience` is over; the last look is the evidence.
-    pub async fn gather(pipeline: &Pipeline, storm: &Storm, patience: Duration) -> anyhow::Result<Self> {
-        let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
-        let codec = connect_codec(&config).await?;
-        let storage = pipeline.storage().await?;
-        let until = Instant::now() + patience;
-        loop {
-            let evidence = Self::look(pipeline, storm, &config, &codec, &storage).await?;
-            let open = evidence.calls.values().filter(|call| call.ended_at.is_none()).count();
-            let booked = evidence.calls.keys().filter(|id| evidence.entries.contains_key(*id)).count();
-            let closed = evidence.outcomes.len() >= storm.accepted.len()
-                && evidence.stored >= storm.accepted.len() as u64
-                && open == 0
-                && evidence.all_paid_calls_are_booked();
-            if closed || Instant::now() >= until {
-                return Ok(evidence);
-            }
-            eprintln!(
-                "{} of {} outcomes, {} stored, {open} of {} calls open, {booked} booked",
-                evidence.outcomes.len(),
-                storm.accepted.len(),
-                evidence.stored,
-                evidence.calls.len()
-            );
-            tokio::time::sleep(Duration::from_secs(3)).await;
-        }
-    }
-
-    fn all_paid_calls_are_booked(&self) -> bool {
+    /// True when nothing is left to wait for.
+    pub fn is_closed(&self, accepted: &[String]) -> bool {
         let mut paid = self.provider.iter().filter(|call| call.billed).filter_map(|c| c.client_request_id.as_deref());
-        paid.all(|id| self.entries.contains_key(id))
+        self.topics.is_closed(accepted)
+            && self.books.stored >= accepted.len() as u64
+            && paid.all(|id| self.books.entries.contains_key(id))
+    }
+}
+
+impl Topics {
+    /// True when every accepted request has an outcome and every call its end.
+    pub fn is_closed(&self, accepted: &[String]) -> bool {
+        let open = self.calls.values().filter(|call| call.ended_at.is_none()).count();
+        if self.outcomes.len() < accepted.len() || open > 0 {
+            eprintln!(
+                "{} of {} outcomes, {open} of {} calls are open",
+                self.outcomes.len(),
+                accepted.len(),
+                self.calls.len()
+            );
+            return false;
+        }
+        true
     }
 
-    async fn look(
-        pipeline: &Pipeline,
-        storm: &Storm,
-        config: &Config,
-        codec: &Codec,
-        storage: &Storage,
-    ) -> anyhow::Result<Self> {
-        let mut outcomes: HashMap<String, Vec<u8>> = HashMap::new();
-        let mut duplicates = 0;
+    /// Reads them from their beginning to their present end.
+    pub async fn read(config: &Config, codec: &Codec) -> anyhow::Result<Self> {
+        let mut topics = Self::default();
         for &lane in Lane::ALL {
             for (_, bytes) in read(config, topics::of(topics::OUTCOMES, lane)).await? {
                 let outcome: Outcome = codec.decode(&bytes).await?;
-                match outcomes.entry(outcome.meta.request_id) {
-                    std::collections::hash_map::Entry::Occupied(_) => duplicates += 1,
-                    std::collections::hash_map::Entry::Vacant(first) => {
+                match topics.outcomes.entry(outcome.meta.request_id) {
+                    Entry::Occupied(_) => topics.duplicates += 1,
+                    Entry::Vacant(first) => {
                         first.insert(bytes);
                     }
                 }
             }
         }
-        let mut calls: HashMap<String, Told> = HashMap::new();
         for (partition, bytes) in read(config, topics::CALLS.to_owned()).await? {
             let call: Call = codec.decode(&bytes).await?;
-            let told = calls.entry(call.call_id).or_insert_with(|| Told {
+            let told = topics.calls.entry(call.call_id).or_insert_with(|| Told {
                 request_id: call.request_id,
                 tenant: call.tenant,
                 started_at: call.started_at,
@@ -120,19 +116,19 @@ impl Evidence {
                 told.ended_at.get_or_insert(call.at);
             }
         }
-        let provider = provider_calls(&pipeline.provider).await?;
-        let entries = entries(storage, &calls).await?;
-        let stored = stored(storage, &storm.accepted, &outcomes).await?;
+        topics.dead_letters = read(config, topics::DEAD_LETTERS.to_owned()).await?.len() as u64;
+        Ok(topics)
+    }
+}
+
+impl Books {
+    /// Reads what the store has of these.
+    pub async fn read(storage: &Storage, tenant: &str, accepted: &[String], topics: &Topics) -> anyhow::Result<Self> {
         Ok(Self {
-            outcomes,
-            duplicates,
-            stored,
-            stored_rows: storage.results.count().await?,
-            provider,
-            calls,
-            entries,
+            stored: stored(storage, tenant, accepted, &topics.outcomes).await?,
+            rows: storage.results.count().await?,
+            entries: entries(storage, &topics.calls).await?,
             totals: storage.usage.totals().await?,
-            dead_letters: read(config, topics::DEAD_LETTERS.to_owned()).await?.len() as u64,
         })
     }
 }
@@ -162,7 +158,8 @@ async fn read(config: &Config, topic: String) -> anyhow::Result<Vec<(i32, Vec<u8
     reading.await?
 }
 
-async fn provider_calls(provider: &str) -> anyhow::Result<Vec<CallRecord>> {
+/// The provider's own list of the calls it got.
+pub async fn provider_calls(provider: &str) -> anyhow::Result<Vec<CallRecord>> {
     let lines = client()?.get(format!("{provider}/calls")).send().await?.error_for_status()?.text().await?;
     lines.lines().map(|line| serde_json::from_str(line).context("a line of /calls")).collect()
 }
@@ -182,11 +179,16 @@ async fn entries(storage: &Storage, calls: &HashMap<String, Told>) -> anyhow::Re
 }
 
 /// How many of the accepted have the first outcome of the log in the store.
-async fn stored(storage: &Storage, ids: &[String], outcomes: &HashMap<String, Vec<u8>>) -> anyhow::Result<u64> {
+async fn stored(
+    storage: &Storage,
+    tenant: &str,
+    ids: &[String],
+    outcomes: &HashMap<String, Vec<u8>>,
+) -> anyhow::Result<u64> {
     let wanted: HashSet<&String> = ids.iter().collect();
     futures::stream::iter(wanted)
         .map(|id| async move {
-            let row = storage.results.get("acme", id).await?;
+            let row = storage.results.get(tenant, id).await?;
             anyhow::Ok(u64::from(row.is_some() && row.as_ref() == outcomes.get(id)))
         })
         .buffer_unordered(AT_ONCE)

@@ -1,5 +1,6 @@
 //! What goes wrong and when: a pure function of the seed.
 
+use millrace_stack::Part;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -12,61 +13,44 @@ pub struct Event {
     pub action: Action,
 }
 
-/// What is done to a part.
+/// What is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// SIGKILL to a service's process.
-    Kill(String),
-    /// The process is started again.
-    Restart(String),
-    /// SIGSTOP: it loses its partitions while it sleeps.
-    Freeze(String),
+    /// SIGKILL.
+    Kill(Target),
+    /// What was killed is started again.
+    Start(Target),
+    /// SIGSTOP: connections stay open, nothing answers, and partitions are lost in time.
+    Freeze(Target),
     /// SIGCONT: a zombie wakes.
-    Thaw(String),
-    /// SIGKILL to the broker.
-    KillBroker,
-    /// The broker is started again.
-    StartBroker,
-    /// The broker's connections stay open and nothing answers.
-    FreezeBroker,
-    /// It answers again.
-    ThawBroker,
-    /// The same for the database.
-    FreezeDatabase,
-    /// It answers again.
-    ThawDatabase,
-    /// SIGKILL to the database.
-    KillDatabase,
-    /// The database is started again.
-    StartDatabase,
-    /// SIGKILL to the schema registry.
-    KillRegistry,
-    /// The registry is started again.
-    StartRegistry,
+    Thaw(Target),
     /// The provider answers 503 to everybody.
     ProviderDown,
     /// The provider is as before.
     ProviderUp,
 }
 
+/// To what.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A process of ours, by name.
+    Process(String),
+    /// Kafka, the database or the registry.
+    Part(Part),
+}
+
 impl Action {
     /// Whether a call can be lost by this: what was in flight then may be paid for again.
     pub fn can_lose_calls(&self) -> bool {
         match self {
-            Self::Kill(name) | Self::Freeze(name) => name.starts_with("inference-router"),
-            Self::KillBroker | Self::FreezeBroker => true,
-            Self::Restart(_)
-            | Self::Thaw(_)
-            | Self::StartBroker
-            | Self::ThawBroker
-            | Self::FreezeDatabase
-            | Self::ThawDatabase
-            | Self::KillDatabase
-            | Self::StartDatabase
-            | Self::KillRegistry
-            | Self::StartRegistry
-            | Self::ProviderDown
-            | Self::ProviderUp => false,
+            Self::Kill(Target::Process(name)) | Self::Freeze(Target::Process(name)) => {
+                name.starts_with("inference-router")
+            }
+            Self::Kill(Target::Part(part)) | Self::Freeze(Target::Part(part)) => match part {
+                Part::Broker(_) => true,
+                Part::Database | Part::Registry => false,
+            },
+            Self::Start(_) | Self::Thaw(_) | Self::ProviderDown | Self::ProviderUp => false,
         }
     }
 }
@@ -81,48 +65,56 @@ pub fn write(seed: u64, faults: u32, processes: &[String]) -> Vec<Event> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut events = Vec::new();
     let mut free_at = vec![0_u64; processes.len()];
-    // Kafka, Cassandra, registry, provider.
-    let mut parts_free_at = [0_u64; 4];
+    // Kafka, Cassandra, registry.
+    let mut parts_free_at = [0_u64; 3];
+    let mut provider_free_at = 0;
     let mut now = 1_000;
     for _ in 0..faults {
         let roll = dice.random_range(0..100);
-        let (part, lasts, begin, end) = match roll {
-            0..4 => (0, dice.random_range(500..3_000), Action::KillBroker, Action::StartBroker),
-            4..8 => (0, dice.random_range(1_000..9_000), Action::FreezeBroker, Action::ThawBroker),
-            8..11 => (1, dice.random_range(2_000..9_000), Action::FreezeDatabase, Action::ThawDatabase),
-            11..13 => (1, dice.random_range(500..2_000), Action::KillDatabase, Action::StartDatabase),
-            13..16 => (2, dice.random_range(500..5_000), Action::KillRegistry, Action::StartRegistry),
-            16..20 => (3, dice.random_range(1_000..8_000), Action::ProviderDown, Action::ProviderUp),
-            _ => {
-                let free: Vec<usize> = (0..processes.len()).filter(|i| free_at[*i] <= now).collect();
-                if !free.is_empty() {
-                    let chosen = free[dice.random_range(0..free.len())];
-                    let name = processes[chosen].clone();
-                    let freeze = roll >= 80;
-                    let lasts = if freeze { dice.random_range(FREEZE_MS) } else { dice.random_range(100..5_000) };
-                    let (begin, end) = if freeze {
-                        (Action::Freeze(name.clone()), Action::Thaw(name))
-                    } else {
-                        (Action::Kill(name.clone()), Action::Restart(name))
-                    };
-                    events.push(Event { at_ms: now, action: begin });
-                    events.push(Event { at_ms: now + lasts, action: end });
-                    // A process that starts again is left alone until it works.
-                    free_at[chosen] = now + lasts + 3_000;
-                }
-                now += dice.random_range(GAP_MS);
-                continue;
-            }
+        let (part, lasts, freeze) = match roll {
+            0..4 => (Some((0, Part::Broker(0))), 500..3_000, false),
+            4..8 => (Some((0, Part::Broker(0))), 1_000..9_000, true),
+            8..11 => (Some((1, Part::Database)), 2_000..9_000, true),
+            11..13 => (Some((1, Part::Database)), 500..2_000, false),
+            13..16 => (Some((2, Part::Registry)), 500..5_000, false),
+            16..20 => (None, 1_000..8_000, false),
+            20..40 => (None, FREEZE_MS, true),
+            _ => (None, 100..5_000, false),
         };
-        // A part takes its time to come back: the database most.
-        let start = now.max(parts_free_at[part]);
-        events.push(Event { at_ms: start, action: begin });
-        events.push(Event { at_ms: start + lasts, action: end });
-        parts_free_at[part] = start + lasts + if part == 1 { 60_000 } else { 15_000 };
+        let lasts = dice.random_range(lasts);
+        if (16..20).contains(&roll) {
+            let start = now.max(provider_free_at);
+            events.push(Event { at_ms: start, action: Action::ProviderDown });
+            events.push(Event { at_ms: start + lasts, action: Action::ProviderUp });
+            provider_free_at = start + lasts + 1;
+        } else if let Some((index, part)) = part {
+            let start = now.max(parts_free_at[index]);
+            hurt(&mut events, start, lasts, freeze, Target::Part(part));
+            // A server takes its time to come back.
+            parts_free_at[index] = start + lasts + 30_000;
+        } else {
+            let free: Vec<usize> = (0..processes.len()).filter(|i| free_at[*i] <= now).collect();
+            if !free.is_empty() {
+                let chosen = free[dice.random_range(0..free.len())];
+                hurt(&mut events, now, lasts, freeze, Target::Process(processes[chosen].clone()));
+                // A process that starts again is left alone until it works.
+                free_at[chosen] = now + lasts + 3_000;
+            }
+        }
         now += dice.random_range(GAP_MS);
     }
     events.sort_by_key(|event| event.at_ms);
     events
+}
+
+fn hurt(events: &mut Vec<Event>, start: u64, lasts: u64, freeze: bool, target: Target) {
+    let (begin, end) = if freeze {
+        (Action::Freeze(target.clone()), Action::Thaw(target))
+    } else {
+        (Action::Kill(target.clone()), Action::Start(target))
+    };
+    events.push(Event { at_ms: start, action: begin });
+    events.push(Event { at_ms: start + lasts, action: end });
 }
 
 #[cfg(test)]
@@ -137,17 +129,12 @@ mod tests {
             assert_eq!(script, write(seed, 40, &names));
             let mut down = std::collections::HashSet::new();
             for event in &script {
+                let provider = Target::Process("provider".to_owned());
                 match &event.action {
-                    Action::Kill(name) | Action::Freeze(name) => assert!(down.insert(name.clone()), "{name} was down"),
-                    Action::Restart(name) | Action::Thaw(name) => assert!(down.remove(name), "{name} was up"),
-                    Action::KillBroker | Action::FreezeBroker => assert!(down.insert("kafka".to_owned())),
-                    Action::StartBroker | Action::ThawBroker => assert!(down.remove("kafka")),
-                    Action::KillDatabase | Action::FreezeDatabase => assert!(down.insert("database".to_owned())),
-                    Action::StartDatabase | Action::ThawDatabase => assert!(down.remove("database")),
-                    Action::KillRegistry => assert!(down.insert("registry".to_owned())),
-                    Action::StartRegistry => assert!(down.remove("registry")),
-                    Action::ProviderDown => assert!(down.insert("provider".to_owned())),
-                    Action::ProviderUp => assert!(down.remove("provider")),
+                    Action::Kill(target) | Action::Freeze(target) => assert!(down.insert(target.clone()), "{event:?}"),
+                    Action::Start(target) | Action::Thaw(target) => assert!(down.remove(target), "{event:?}"),
+                    Action::ProviderDown => assert!(down.insert(provider)),
+                    Action::ProviderUp => assert!(down.remove(&provider)),
                 }
             }
             assert!(down.is_empty(), "seed {seed} leaves {down:?} down");

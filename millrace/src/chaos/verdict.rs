@@ -33,26 +33,26 @@ pub fn judge(evidence: &Evidence, storm: &Storm) -> Verdict {
     let accepted: HashSet<&str> = storm.accepted.iter().map(String::as_str).collect();
     let paid: Vec<&str> =
         evidence.provider.iter().filter(|c| c.billed).filter_map(|c| c.client_request_id.as_deref()).collect();
-    let ledger_calls = paid.iter().filter(|id| evidence.entries.contains_key(**id)).count();
+    let ledger_calls = paid.iter().filter(|id| evidence.books.entries.contains_key(**id)).count();
     let in_flight = |at: &i64| {
         let open = |c: &&super::evidence::Told| {
             c.started_at <= *at && c.ended_at.is_none_or(|end| end.saturating_add(WRITING_MICROS) > *at)
         };
-        evidence.calls.values().filter(open).count()
+        evidence.topics.calls.values().filter(open).count()
     };
     let mut verdict = Verdict {
         accepted: accepted.len(),
-        outcomes: evidence.outcomes.len(),
-        outcomes_stored: evidence.stored,
-        duplicates_in_topic: evidence.duplicates,
+        outcomes: evidence.topics.outcomes.len(),
+        outcomes_stored: evidence.books.stored,
+        duplicates_in_topic: evidence.topics.duplicates,
         provider_calls: paid.len(),
         ledger_calls,
-        unconfirmed: evidence.entries.values().filter(|kinds| kinds.iter().any(|k| k == "unconfirmed")).count(),
+        unconfirmed: evidence.books.entries.values().filter(|kinds| kinds.iter().any(|k| k == "unconfirmed")).count(),
         paid_twice: paid_twice(evidence),
         in_flight_at_kills: storm.losses.iter().map(in_flight).sum(),
-        entries_sum: evidence.totals.entries_sum,
-        rollups_sum: evidence.totals.rollups_sum,
-        dead_letters: evidence.dead_letters,
+        entries_sum: evidence.books.totals.entries_sum,
+        rollups_sum: evidence.books.totals.rollups_sum,
+        dead_letters: evidence.topics.dead_letters,
         broken: Vec::new(),
     };
     verdict.check(evidence, &accepted, &paid);
@@ -63,7 +63,7 @@ pub fn judge(evidence: &Evidence, storm: &Storm) -> Verdict {
 fn paid_twice(evidence: &Evidence) -> usize {
     let mut good: HashMap<&str, usize> = HashMap::new();
     for call in evidence.provider.iter().filter(|call| call.billed && !call.spoilt) {
-        let told = call.client_request_id.as_deref().and_then(|id| evidence.calls.get(id));
+        let told = call.client_request_id.as_deref().and_then(|id| evidence.topics.calls.get(id));
         if let Some(told) = told {
             *good.entry(told.request_id.as_str()).or_default() += 1;
         }
@@ -79,19 +79,19 @@ impl Verdict {
                 broken.push(line);
             }
         };
-        let missing = accepted.iter().filter(|id| !evidence.outcomes.contains_key(**id)).count();
-        let strange = evidence.outcomes.keys().filter(|id| !accepted.contains(id.as_str())).count();
+        let missing = accepted.iter().filter(|id| !evidence.topics.outcomes.contains_key(**id)).count();
+        let strange = evidence.topics.outcomes.keys().filter(|id| !accepted.contains(id.as_str())).count();
         promise(missing == 0, format!("{missing} accepted requests have no outcome"));
         promise(strange == 0, format!("{strange} outcomes belong to no accepted request"));
         let unstored = accepted.len() as u64 - self.outcomes_stored.min(accepted.len() as u64);
         promise(unstored == 0, format!("{unstored} outcomes are not stored as the log has them first"));
-        let rows = evidence.stored_rows;
+        let rows = evidence.books.rows;
         promise(rows == self.accepted as u64, format!("{rows} rows are stored for {} requests", self.accepted));
-        let unbooked = paid.iter().filter(|id| !evidence.entries.contains_key(**id)).count();
+        let unbooked = paid.iter().filter(|id| !evidence.books.entries.contains_key(**id)).count();
         promise(unbooked == 0, format!("{unbooked} calls that the provider charges are not in the ledger"));
-        let twice = evidence.entries.values().filter(|kinds| !once(kinds)).count();
+        let twice = evidence.books.entries.values().filter(|kinds| !once(kinds)).count();
         promise(twice == 0, format!("{twice} calls are in the ledger more than once"));
-        let unwritten = paid.iter().filter(|id| !evidence.calls.contains_key(**id)).count();
+        let unwritten = paid.iter().filter(|id| !evidence.topics.calls.contains_key(**id)).count();
         promise(unwritten == 0, format!("{unwritten} calls were made before `started` was written"));
         promise(self.entries_sum == self.rollups_sum, "entries and rollups differ".to_owned());
         let (twice, in_flight) = (self.paid_twice, self.in_flight_at_kills);

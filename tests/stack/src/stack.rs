@@ -13,7 +13,7 @@ use crate::registry::API;
 use crate::server::Server;
 
 /// A part that faults can be done to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Part {
     /// The Kafka broker with this index, from 0.
     Broker(usize),

@@ -1,0 +1,61 @@
+//! The storm over separate processes on real Kafka and Cassandra.
+
+use std::time::Instant;
+
+use millrace_config::Config;
+use millrace_stack::Stack;
+use millrace_tests::{Pipeline, Setup};
+
+use super::evidence::{Books, Evidence, Topics, provider_calls};
+use super::storm::{self, Storm, TENANT};
+use super::verdict::{Verdict, judge};
+use super::{DRAIN, LOOK, script, spoil};
+use crate::cli::ChaosArgs;
+use crate::wiring::connect_codec;
+
+/// Processes of every service: one can be down while the other works.
+const COPIES: usize = 2;
+/// Short sessions, so that a frozen process loses its partitions soon; short calls and grace, so
+/// that a call whose end was lost is booked soon.
+const ENV: [(&str, &str); 3] = [
+    ("MILLRACE_STAGE__SESSION_TIMEOUT_MS", "6000"),
+    ("MILLRACE_LEDGER__GRACE_MS", "3000"),
+    ("MILLRACE_PROVIDERS__SIM__TIMEOUT_MS", "5000"),
+];
+
+/// Plays and judges.
+pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
+    eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
+    let stack = Stack::builder().start().await?;
+    let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &ENV }).await?;
+    spoil(&pipeline.provider, args.seed).await?;
+
+    let events = script::write(args.seed, args.kills, &pipeline.names());
+    let storm = storm::play(&stack, &mut pipeline, &events, args.requests).await?;
+    eprintln!("the storm is over, waiting until the books close");
+    let verdict = judge(&gather(&pipeline, &storm).await?, &storm);
+    if !verdict.broken.is_empty() {
+        eprintln!("{}", pipeline.tails());
+    }
+    pipeline.stop().await?;
+    stack.stop().await?;
+    Ok(verdict)
+}
+
+/// Looks until the books are closed or patience is over; the last look is the evidence.
+async fn gather(pipeline: &Pipeline, storm: &Storm) -> anyhow::Result<Evidence> {
+    let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
+    let codec = connect_codec(&config).await?;
+    let storage = pipeline.storage().await?;
+    let until = Instant::now() + DRAIN;
+    loop {
+        let provider = provider_calls(&pipeline.provider).await?;
+        let topics = Topics::read(&config, &codec).await?;
+        let books = Books::read(&storage, TENANT, &storm.accepted, &topics).await?;
+        let evidence = Evidence { topics, books, provider };
+        if evidence.is_closed(&storm.accepted) || Instant::now() >= until {
+            return Ok(evidence);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
