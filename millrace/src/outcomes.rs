@@ -8,14 +8,14 @@ use millrace_config::Config;
 use millrace_schemas::{Codec, Lane, Outcome, topics};
 use millrace_stage::client_config;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Outcomes of a lane from now on, each as its bytes.
+/// Outcomes of a lane from now on: request id and bytes of each.
 pub struct Follower {
-    records: mpsc::Receiver<Vec<u8>>,
+    records: mpsc::Receiver<(String, Vec<u8>)>,
     stop: CancellationToken,
 }
 
@@ -69,8 +69,9 @@ impl Follower {
             while !stopped.is_cancelled() {
                 match consumer.poll(Duration::from_millis(100)) {
                     Some(Ok(message)) => {
+                        let Some(id) = request_id(&message) else { continue };
                         let value = message.payload().map(<[u8]>::to_vec).unwrap_or_default();
-                        if sender.blocking_send(value).is_err() {
+                        if sender.blocking_send((id, value)).is_err() {
                             return;
                         }
                     }
@@ -86,26 +87,57 @@ impl Follower {
     pub async fn collect(
         &mut self,
         codec: &Codec,
-        mut expected: HashSet<String>,
+        expected: HashSet<String>,
         timeout: Duration,
         mut each: impl FnMut(&Outcome, &[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let until = Instant::now() + timeout;
-        while !expected.is_empty() {
-            let left = until.saturating_duration_since(Instant::now());
-            let Ok(record) = tokio::time::timeout(left, self.records.recv()).await else {
-                bail!(
-                    "{} requests have no outcome after {} s; they are accepted and go on: `millrace tap` shows them later",
-                    expected.len(),
-                    timeout.as_secs()
-                );
-            };
-            let bytes = record.context("reading outcomes ended")?;
-            let outcome: Outcome = codec.decode(&bytes).await?;
-            if expected.remove(&outcome.meta.request_id) {
-                each(&outcome, &bytes)?;
-            }
+        let mut left = Expected::new(expected, timeout);
+        while let Some(bytes) = left.next(&mut self.records).await? {
+            each(&codec.decode(&bytes).await?, &bytes)?;
         }
         Ok(())
     }
+
+    /// Waits until all of `expected` have an outcome, whatever it is.
+    pub async fn wait(&mut self, expected: HashSet<String>, timeout: Duration) -> anyhow::Result<()> {
+        let mut left = Expected::new(expected, timeout);
+        while left.next(&mut self.records).await?.is_some() {}
+        Ok(())
+    }
+}
+
+struct Expected {
+    ids: HashSet<String>,
+    timeout: Duration,
+    until: Instant,
+}
+
+impl Expected {
+    fn new(ids: HashSet<String>, timeout: Duration) -> Self {
+        Self { ids, timeout, until: Instant::now() + timeout }
+    }
+
+    /// The next outcome of one of these, until there is none left.
+    async fn next(&mut self, records: &mut mpsc::Receiver<(String, Vec<u8>)>) -> anyhow::Result<Option<Vec<u8>>> {
+        while !self.ids.is_empty() {
+            let left = self.until.saturating_duration_since(Instant::now());
+            let Ok(record) = tokio::time::timeout(left, records.recv()).await else {
+                bail!(
+                    "{} requests have no outcome after {} s; they are accepted and go on: `millrace tap` shows them later",
+                    self.ids.len(),
+                    self.timeout.as_secs()
+                );
+            };
+            let (id, bytes) = record.context("reading outcomes ended")?;
+            if self.ids.remove(&id) {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn request_id(message: &BorrowedMessage<'_>) -> Option<String> {
+    let header = message.headers()?.iter().find(|header| header.key == "request_id")?;
+    String::from_utf8(header.value?.to_vec()).ok()
 }

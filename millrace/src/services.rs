@@ -67,9 +67,13 @@ impl Service {
 }
 
 impl Wiring {
+    /// What a stage of one lane runs in; from now on the process is not ready before the stage is.
+    pub fn stage_env(&self, service: Service, lane: Lane) -> StageEnv {
+        self.env(&format!("{} {lane}", service.name()))
+    }
+
     /// Runs a stage of one lane (services without lanes ignore it) until shutdown or failure.
-    pub async fn run_stage(&self, service: Service, lane: Lane) -> anyhow::Result<()> {
-        let env = self.env(&format!("{} {lane}", service.name()));
+    pub async fn run_stage(&self, service: Service, lane: Lane, env: StageEnv) -> anyhow::Result<()> {
         let producer = match lane {
             Lane::Interactive => Producer::new(&self.config.kafka),
             Lane::Batch => Producer::batching(&self.config.kafka),
@@ -134,6 +138,7 @@ impl Wiring {
                     Some(stage) => run_stage(millrace_indexer::spec(), env, producer, stage).await,
                     None => {
                         tracing::info!("no knowledge is configured: the indexer has nothing to do");
+                        (env.ready)(true, "no knowledge is configured");
                         env.shutdown.cancelled().await;
                         Ok(())
                     }

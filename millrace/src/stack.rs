@@ -13,6 +13,7 @@ use millrace_config::{
 use millrace_embedded::{Broker, Registry, Vectors};
 use millrace_schemas::Lane;
 use millrace_simulated_provider::{Server, SimulatedProviderConfig};
+use millrace_stage::StageEnv;
 use millrace_stage::core::{Backoff, jitter};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -165,7 +166,8 @@ fn start_services(wiring: &Wiring, listener: TcpListener, services: &mut JoinSet
         let lanes: &[Lane] = if service.has_lanes() { Lane::ALL } else { &[Lane::Batch] };
         if service != Service::Ingress {
             for lane in lanes {
-                services.spawn(keep_running(wiring.clone(), service, *lane));
+                let env = wiring.stage_env(service, *lane);
+                services.spawn(keep_running(wiring.clone(), service, *lane, env));
             }
         }
     }
@@ -174,16 +176,17 @@ fn start_services(wiring: &Wiring, listener: TcpListener, services: &mut JoinSet
 }
 
 /// A stage that ends is started again: recovery decides what is left to do.
-async fn keep_running(wiring: Wiring, service: Service, lane: Lane) -> anyhow::Result<()> {
+async fn keep_running(wiring: Wiring, service: Service, lane: Lane, mut env: StageEnv) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     loop {
-        match wiring.run_stage(service, lane).await {
+        match wiring.run_stage(service, lane, env).await {
             Ok(()) => return Ok(()),
             Err(error) if wiring.shutdown.is_cancelled() => return Err(error),
             Err(error) => {
                 tracing::error!(service = service.name(), %lane, error = crate::ui::one_line(&error), "service ended, starting it again");
                 let pause = backoff.next(jitter(), None);
                 wiring.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+                env = wiring.stage_env(service, lane);
             }
         }
         if wiring.shutdown.is_cancelled() {

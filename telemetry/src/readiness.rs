@@ -48,9 +48,10 @@ impl Readiness {
         ReadyFlag(Arc::new(Owner { readiness: self.clone(), name, number }))
     }
 
-    /// Whether every check is ready.
+    /// Whether every check is ready. Before the first is registered nothing is.
     pub fn is_ready(&self) -> bool {
-        self.board().checks.values().all(|registered| registered.check.is_ready)
+        let board = self.board();
+        !board.checks.is_empty() && board.checks.values().all(|registered| registered.check.is_ready)
     }
 
     /// Every check by name.
@@ -106,7 +107,7 @@ mod tests {
     #[test]
     fn ready_only_when_every_check_is() {
         let readiness = Readiness::new();
-        assert!(readiness.is_ready());
+        assert!(!readiness.is_ready(), "nothing has started yet");
         let kafka = readiness.register("kafka");
         let storage = readiness.register("storage");
         assert!(!readiness.is_ready());

@@ -11,9 +11,6 @@ pub(super) async fn forget_members(storage: &ArcDynStorage) -> Result<(), nisshi
         let Some((mut detail, version)) = storage.group_with_version(&group.name).await? else {
             continue;
         };
-        if detail.members.is_empty() {
-            continue;
-        }
         detail.members.clear();
         detail.rebalance = Box::default();
         detail.state =

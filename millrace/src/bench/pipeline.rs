@@ -44,7 +44,7 @@ pub async fn run(pipeline: &Pipeline, requests: u32) -> anyhow::Result<Measured>
     let (cpu_before, _) = usage::sum(&pids);
     let began = Instant::now();
     let ids = publisher.publish(bodies, || ()).await?;
-    follower.collect(&codec, ids.into_iter().collect(), Duration::from_secs(300), |_, _| Ok(())).await?;
+    follower.wait(ids.into_iter().collect(), Duration::from_secs(300)).await?;
     let wall = began.elapsed().as_secs_f64();
     // What is still to be stored and booked belongs to these requests.
     settle(pipeline, &config).await?;

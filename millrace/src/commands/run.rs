@@ -52,8 +52,8 @@ async fn serve(wiring: &Wiring, service: Service, lanes: Vec<Lane>) -> anyhow::R
     }
     let mut loops = JoinSet::new();
     for lane in lanes {
-        let wiring = wiring.clone();
-        loops.spawn(async move { wiring.run_stage(service, lane).await });
+        let (wiring, env) = (wiring.clone(), wiring.stage_env(service, lane));
+        loops.spawn(async move { wiring.run_stage(service, lane, env).await });
     }
     let mut result = Ok(());
     while let Some(ended) = loops.join_next().await {
