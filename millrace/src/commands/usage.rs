@@ -53,8 +53,7 @@ pub async fn run(args: UsageArgs, config: Config, json: bool) -> anyhow::Result<
 
 fn amounts(by_currency: &Value) -> String {
     let amounts = by_currency.as_object().into_iter().flatten();
-    amounts
-        .map(|(currency, nanos)| format!("{} {currency}", money(nanos.as_i64().unwrap_or(0))))
-        .collect::<Vec<_>>()
-        .join(", ")
+    let amounts: Vec<_> =
+        amounts.map(|(currency, nanos)| format!("{} {currency}", money(nanos.as_i64().unwrap_or(0)))).collect();
+    if amounts.is_empty() { money(0) } else { amounts.join(", ") }
 }
