@@ -18,7 +18,7 @@ const OUTCOMES: &str = "acme.outcomes";
 pub async fn publish_and_read_without_our_code(stack: &Stack, pipeline: &Pipeline) -> anyhow::Result<()> {
     bare_producer(stack, pipeline).await?;
     kcat(stack).await?;
-    let registry = format!("{}", stack.registry_url());
+    let registry = stack.registry_url();
     let bootstrap = stack.bootstrap_servers();
     let schema = repository().join("schemas/avro/request.avsc");
     let servers = ["--bootstrap", &bootstrap, "--registry", &registry, "--topic"];
