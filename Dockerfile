@@ -10,7 +10,7 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --ignore-rust-version --package millrace \
+    cargo build --release --locked --ignore-rust-version --package millrace --no-default-features \
     && cp target/release/millrace /usr/local/bin/millrace
 
 FROM debian:bookworm-slim

@@ -1,7 +1,7 @@
 //! The log of calls, as the ledger needs it, and Kafka as such.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_config::KafkaConfig;
@@ -46,7 +46,8 @@ pub trait CallsLog: Send + Sync + 'static {
 
 /// [`CallsLog`] on Kafka.
 pub struct KafkaCalls {
-    admin: Arc<AdminClient<DefaultClientContext>>,
+    kafka: KafkaConfig,
+    admin: Mutex<Arc<AdminClient<DefaultClientContext>>>,
     topic: String,
     producer: Producer,
     codec: Codec,
@@ -58,7 +59,17 @@ impl KafkaCalls {
     /// # Errors
     /// When librdkafka refuses the settings.
     pub fn new(kafka: &KafkaConfig, codec: Codec, producer: Producer) -> Result<Self, KafkaError> {
-        Ok(Self { admin: Arc::new(admin_client(kafka)?), topic: kafka.topic(topics::CALLS), producer, codec })
+        let admin = Mutex::new(Arc::new(admin_client(kafka)?));
+        Ok(Self { kafka: kafka.clone(), admin, topic: kafka.topic(topics::CALLS), producer, codec })
+    }
+
+    /// A client that saw a partition without its leader goes on believing that there is none, for as
+    /// long as its view of the cluster is kept: the next question is asked by a new one.
+    fn renew(&self) {
+        match admin_client(&self.kafka) {
+            Ok(admin) => *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(admin),
+            Err(error) => tracing::warn!(%error, "no new client for the log's bounds"),
+        }
     }
 }
 
@@ -72,11 +83,14 @@ impl CallsLog for KafkaCalls {
     }
 
     async fn bounds(&self, partition: i32) -> Result<(i64, i64), Trouble> {
-        let (admin, topic) = (Arc::clone(&self.admin), self.topic.clone());
-        tokio::task::spawn_blocking(move || admin.inner().fetch_watermarks(&topic, partition, ANSWER))
-            .await
-            .map_err(|error| Trouble::Outage(error.to_string()))?
-            .map_err(|error| Trouble::Outage(error.to_string()))
+        let admin = Arc::clone(&self.admin.lock().unwrap_or_else(PoisonError::into_inner));
+        let topic = self.topic.clone();
+        let asking = tokio::task::spawn_blocking(move || admin.inner().fetch_watermarks(&topic, partition, ANSWER));
+        let bounds = asking.await.map_err(|error| Trouble::Outage(error.to_string()))?;
+        bounds.map_err(|error| {
+            self.renew();
+            Trouble::Outage(error.to_string())
+        })
     }
 
     async fn append(&self, partition: i32, call: &Call) -> Result<(), Trouble> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use millrace_fail_point::{self as fail_point, Side};
 use millrace_prompt_builder::vectors::{CHUNK, COLLECTION, DOCUMENT_ID, TENANT, TEXT, TITLE, scope};
 use qdrant_client::qdrant::value::Kind;
 use qdrant_client::qdrant::vector_output::Vector;
@@ -143,7 +144,10 @@ impl Passages for QdrantPassages {
         self.ensure().await?;
         let points: Vec<PointStruct> = points.iter().map(point_of).collect();
         let upsert = UpsertPointsBuilder::new(&self.collection, points).wait(true);
-        self.client.upsert_points(upsert).await.map(drop).map_err(|e| self.failed(&e))
+        fail_point::reach(Side::Before, || "upsert".to_owned());
+        self.client.upsert_points(upsert).await.map_err(|e| self.failed(&e))?;
+        fail_point::reach(Side::After, || "upsert".to_owned());
+        Ok(())
     }
 
     async fn delete(&self, points: &[Uuid]) -> Result<(), StoreError> {

@@ -65,9 +65,11 @@ pub enum Command {
     #[command(after_help = "Example:\n  millrace storage migrate --config millrace.toml")]
     Storage(StorageArgs),
     /// Measure the pipeline beside a raw relay on real Kafka and Cassandra.
+    #[cfg(feature = "harness")]
     #[command(after_help = "Example:\n  millrace bench pipeline --requests 20000")]
     Bench(BenchArgs),
     /// Play faults against the pipeline on real Kafka and Cassandra, then hold the books against the promises.
+    #[cfg(feature = "harness")]
     #[command(after_help = "Example:\n  millrace chaos --requests 2000 --kills 10 --seed 1")]
     Chaos(ChaosArgs),
     /// Print a shell's completions.
@@ -280,6 +282,7 @@ pub enum StorageAction {
 }
 
 /// What to measure.
+#[cfg(feature = "harness")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BenchQuestion {
     /// The raw relay alone: the limit.
@@ -289,6 +292,7 @@ pub enum BenchQuestion {
 }
 
 /// `millrace chaos`
+#[cfg(feature = "harness")]
 #[derive(Debug, Args)]
 pub struct ChaosArgs {
     /// Requests published during the storm.
@@ -300,12 +304,20 @@ pub struct ChaosArgs {
     /// Decides what goes wrong and when.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Instead of a storm: every fail point, in every service, once with SIGKILL and once with SIGSTOP
+    /// until its partitions have moved.
+    #[arg(long, conflicts_with_all = ["requests", "kills"])]
+    pub points: bool,
+    /// Of the fail points, the half that the seed chooses.
+    #[arg(long, requires = "points")]
+    pub half: bool,
     /// Separate processes on Kafka, Cassandra and a registry, or `millrace up`, which is killed.
     #[arg(long, value_enum, default_value = "real")]
     pub stack: ChaosStack,
 }
 
 /// What is put under faults.
+#[cfg(feature = "harness")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ChaosStack {
     /// Two processes of every service, on real servers.
@@ -315,6 +327,7 @@ pub enum ChaosStack {
 }
 
 /// `millrace bench`
+#[cfg(feature = "harness")]
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// What to measure.

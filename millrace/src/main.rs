@@ -1,6 +1,8 @@
 //! `millrace`: one binary for every service, the embedded stack and the tools around them.
 
+#[cfg(feature = "harness")]
 mod bench;
+#[cfg(feature = "harness")]
 mod chaos;
 mod cli;
 mod commands;

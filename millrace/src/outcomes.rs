@@ -99,6 +99,7 @@ impl Follower {
     }
 
     /// Waits until all of `expected` have an outcome, whatever it is.
+    #[cfg(feature = "harness")]
     pub async fn wait(&mut self, expected: HashSet<String>, timeout: Duration) -> anyhow::Result<()> {
         let mut left = Expected::new(expected, timeout);
         while left.next(&mut self.records).await?.is_some() {}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_openai::traits::RequestOptionsBuilder as _;
+use millrace_fail_point::{self as fail_point, Side};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -40,7 +41,9 @@ impl Slot {
     pub async fn chat(self, body: &RawValue, call_id: &str, timeout: Duration) -> Result<Answer, CallError> {
         let client = self.client(timeout);
         let chat = client.chat().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
+        fail_point::reach(Side::Before, || "call".to_owned());
         let answer: Box<RawValue> = chat.create_byot(body).await.map_err(call_error)?;
+        fail_point::reach(Side::After, || "call".to_owned());
         let body = String::from(Box::<str>::from(answer)).into_bytes();
         let usage = Usage::read(&body);
         Ok(Answer { body, usage })
@@ -55,7 +58,9 @@ impl Slot {
         let client = self.client(self.target.timeout);
         let embeddings = client.embeddings().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
         let request = EmbeddingRequest { model: &self.target.model, input: inputs, encoding_format: "float" };
+        fail_point::reach(Side::Before, || "call".to_owned());
         let answer: Box<RawValue> = embeddings.create_byot(request).await.map_err(call_error)?;
+        fail_point::reach(Side::After, || "call".to_owned());
         let vectors = vectors(answer.get(), inputs.len())?;
         let usage = Usage::read(answer.get().as_bytes()).unwrap_or_else(|| Usage {
             input_tokens: inputs.iter().map(|input| i64::from(tokens::count(input))).sum(),

@@ -4,4 +4,4 @@ mod pipeline;
 mod process;
 
 pub use pipeline::{Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client};
-pub use process::{Process, millrace, run};
+pub use process::{Process, State, millrace, run};

@@ -10,7 +10,7 @@ use millrace_stack::Stack;
 use millrace_storage::Storage;
 use serde_json::Value;
 
-use crate::process::{Process, millrace, run};
+use crate::process::{Process, State, millrace, run};
 
 /// API key of the tenant `acme`.
 pub const TENANT_KEY: &str = "mr_test_acme";
@@ -49,9 +49,11 @@ struct Member {
 }
 
 impl Member {
-    fn start(&mut self) -> anyhow::Result<()> {
+    fn start(&mut self, env: &[(&str, &str)]) -> anyhow::Result<()> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        self.process = Some(Process::start_with(&self.name, &args, &self.env, self.log.clone())?);
+        let mut all = self.env.clone();
+        all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self.process = Some(Process::start_with(&self.name, &args, &all, self.log.clone())?);
         Ok(())
     }
 }
@@ -60,6 +62,8 @@ impl Member {
 pub struct Pipeline {
     /// Base URL of the first ingress.
     pub http: String,
+    /// Base URLs of all of them.
+    pub doors: Vec<String>,
     /// Root of the simulated provider (without `/v1`).
     pub provider: String,
     /// The configuration file of every process.
@@ -91,12 +95,12 @@ impl Pipeline {
         run(millrace()?, &["topics", "check", "--config", file]).await?;
 
         let mut members = Vec::new();
-        let mut http = String::new();
+        let mut doors = Vec::new();
         for service in SERVICES {
             for copy in 0..setup.copies {
                 let (front, metrics) = (free_port()?, free_port()?);
-                if service == "ingress" && copy == 0 {
-                    http = format!("http://127.0.0.1:{front}");
+                if service == "ingress" {
+                    doors.push(format!("http://127.0.0.1:{front}"));
                 }
                 let name = format!("{service}-{copy}");
                 let own = logs.join(format!("{name}.toml"));
@@ -112,11 +116,12 @@ impl Pipeline {
                     process: None,
                     name,
                 };
-                member.start()?;
+                member.start(&[])?;
                 members.push(member);
             }
         }
-        let pipeline = Self { http, provider, config, folder, members, provider_process, vectors };
+        let http = doors.first().cloned().unwrap_or_default();
+        let pipeline = Self { http, doors, provider, config, folder, members, provider_process, vectors };
         pipeline.until_ready().await?;
         Ok(pipeline)
     }
@@ -156,7 +161,23 @@ impl Pipeline {
 
     /// Starts a process that was killed.
     pub fn restart(&mut self, name: &str) -> anyhow::Result<()> {
-        self.member(name)?.start()
+        self.restart_with(name, &[])
+    }
+
+    /// [`restart`](Self::restart) with more environment variables, this time.
+    pub fn restart_with(&mut self, name: &str, env: &[(&str, &str)]) -> anyhow::Result<()> {
+        self.member(name)?.start(env)
+    }
+
+    /// Drains one process; it stays down until [`restart`](Self::restart).
+    pub async fn terminate(&mut self, name: &str) -> anyhow::Result<()> {
+        let process = self.member(name)?.process.take().with_context(|| format!("{name} does not run"))?;
+        process.terminate().await
+    }
+
+    /// What one process is doing.
+    pub fn state(&mut self, name: &str) -> anyhow::Result<State> {
+        self.member(name)?.process.as_mut().map_or(Ok(State::Ended), Process::state)
     }
 
     /// Sends a signal to one process by name, such as `STOP`.

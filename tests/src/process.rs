@@ -20,9 +20,20 @@ pub fn millrace() -> anyhow::Result<PathBuf> {
     }
     let path = path.join("millrace");
     if !path.is_file() {
-        bail!("{} is not built; run `cargo build --release --ignore-rust-version -p millrace`", path.display());
+        bail!("{} is not built; run `cargo build --release --ignore-rust-version --workspace`", path.display());
     }
     Ok(path)
+}
+
+/// What a process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It runs, or waits for something.
+    Running,
+    /// It was stopped by a signal.
+    Frozen,
+    /// It is gone.
+    Ended,
 }
 
 /// A running process; killed when dropped.
@@ -84,6 +95,17 @@ impl Process {
             bail!("{} ended with {status}:\n{}", self.name, self.tail());
         }
         Ok(())
+    }
+
+    /// What it is doing.
+    pub fn state(&mut self) -> anyhow::Result<State> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(State::Ended);
+        }
+        let pid = self.child.id().unwrap_or_default();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let is_frozen = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'));
+        Ok(if is_frozen { State::Frozen } else { State::Running })
     }
 
     /// SIGKILL.

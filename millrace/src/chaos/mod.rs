@@ -2,6 +2,7 @@
 
 mod embedded;
 mod evidence;
+mod points;
 mod real;
 mod script;
 mod storm;
@@ -24,6 +25,7 @@ const LOOK: Duration = Duration::from_secs(3);
 /// Plays the storm and judges.
 pub async fn run(args: &ChaosArgs, json: bool) -> anyhow::Result<()> {
     let verdict = match args.stack {
+        ChaosStack::Real if args.points => points::run(args).await?,
         ChaosStack::Real => real::run(args).await?,
         ChaosStack::Embedded => embedded::run(args).await?,
     };

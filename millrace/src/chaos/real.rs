@@ -14,10 +14,10 @@ use crate::cli::ChaosArgs;
 use crate::wiring::connect_codec;
 
 /// Processes of every service: one can be down while the other works.
-const COPIES: usize = 2;
+pub const COPIES: usize = 2;
 /// Short sessions, so that a frozen process loses its partitions soon; short calls and grace, so
 /// that a call whose end was lost is booked soon.
-const ENV: [(&str, &str); 3] = [
+pub const ENV: [(&str, &str); 3] = [
     ("MILLRACE_STAGE__SESSION_TIMEOUT_MS", "6000"),
     ("MILLRACE_LEDGER__GRACE_MS", "3000"),
     ("MILLRACE_PROVIDERS__SIM__TIMEOUT_MS", "5000"),
@@ -43,7 +43,7 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
 }
 
 /// Looks until the books are closed or patience is over; the last look is the evidence.
-async fn gather(pipeline: &Pipeline, storm: &Storm) -> anyhow::Result<Evidence> {
+pub async fn gather(pipeline: &Pipeline, storm: &Storm) -> anyhow::Result<Evidence> {
     let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
     let codec = connect_codec(&config).await?;
     let storage = pipeline.storage().await?;

@@ -35,10 +35,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config(args) => config::run(args, &tool_config(config.as_deref())?, json),
         Command::Doctor => doctor::run(tool_config(config.as_deref())?, json).await,
         Command::Storage(args) => storage::run(args, tool_config(config.as_deref())?, json).await,
+        #[cfg(feature = "harness")]
         Command::Bench(args) => {
             quiet_logs()?;
             crate::bench::run(&args, json).await
         }
+        #[cfg(feature = "harness")]
         Command::Chaos(args) => {
             quiet_logs()?;
             crate::chaos::run(&args, json).await

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use millrace_fail_point::{self as fail_point, Side};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -48,7 +49,9 @@ impl Committer {
         let (answered, answers) = channel();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             for Request { heads, offsets } in requested {
+                fail_point::reach(Side::Before, || "commit".to_owned());
                 let result = consumer.commit(&offsets, CommitMode::Sync);
+                fail_point::reach(Side::After, || "commit".to_owned());
                 if answered.send(Answer { heads, result }).is_err() {
                     return;
                 }

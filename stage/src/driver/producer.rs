@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_config::KafkaConfig;
+use millrace_fail_point::{self as fail_point, Side};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -137,6 +138,8 @@ impl Producer {
         for (key, value) in record.headers.iter().map(|(k, v)| (*k, v.as_str())).chain(headers.iter().copied()) {
             all = all.insert(Header { key, value: Some(value) });
         }
+        let effect = || format!("produce {}", if record.foreign { "customer topic" } else { &record.topic });
+        fail_point::reach(Side::Before, effect);
         let (ack, acked) = oneshot::channel();
         let mut base: BaseRecord<'_, [u8], [u8], _> =
             BaseRecord::with_opaque_to(&topic, Box::new(ack)).payload(record.value.as_slice()).headers(all);
@@ -157,7 +160,10 @@ impl Producer {
             base = back;
         }
         match acked.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                fail_point::reach(Side::After, effect);
+                Ok(())
+            }
             Ok(Err(error)) => Err(self.classify(&topic, &error)),
             Err(_) => Err(ProduceError::Unknown),
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use millrace_fail_point::{self as fail_point, Side};
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::{DeserializeRow, SerializeRow};
 
@@ -124,7 +125,11 @@ impl Cql {
         for _ in rows {
             batch.append_statement(self.statements.put_entry.clone());
         }
-        self.session.batch(&batch, rows).await.doing("store ledger entries").map(|_| ())
+        let what = "store ledger entries";
+        fail_point::reach(Side::Before, || what.to_owned());
+        self.session.batch(&batch, rows).await.doing(what)?;
+        fail_point::reach(Side::After, || what.to_owned());
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ mod statements;
 mod usage;
 
 use millrace_config::StorageConfig;
+use millrace_fail_point::{self as fail_point, Side};
 use scylla::client::pager::QueryPager;
 use scylla::client::session::Session;
 use scylla::response::query_result::QueryResult;
@@ -51,7 +52,10 @@ impl Cql {
         statement: &PreparedStatement,
         values: impl SerializeRow,
     ) -> Result<QueryResult, StorageError> {
-        self.session.execute_unpaged(statement, values).await.doing(what)
+        fail_point::reach(Side::Before, || what.to_owned());
+        let answer = self.session.execute_unpaged(statement, values).await.doing(what)?;
+        fail_point::reach(Side::After, || what.to_owned());
+        Ok(answer)
     }
 
     /// For answers of unknown size, which come page by page. `what` completes "cannot …".
