@@ -339,6 +339,9 @@ pub struct BenchArgs {
     /// Runs of each side, interleaved.
     #[arg(long, default_value_t = 3)]
     pub runs: u32,
+    /// Records that each side works off before the first run: two Java servers compile what they run often.
+    #[arg(long, default_value_t = 160_000)]
+    pub warm_up: u32,
     /// A small run, to see that it works.
     #[arg(long)]
     pub quick: bool,

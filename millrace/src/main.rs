@@ -24,7 +24,7 @@ use clap::Parser;
 /// Records are made and dropped on different threads, many of each size: a third of the router's
 /// time went into the system's allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

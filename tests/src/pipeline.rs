@@ -1,7 +1,7 @@
 //! The whole arrow as separate processes on real Kafka, Cassandra and registry.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use millrace_config::Config;
@@ -20,6 +20,9 @@ pub const RIVAL_KEY: &str = "mr_test_rival";
 /// Services of which any number may run.
 const SERVICES: [&str; 7] =
     ["prompt-builder", "inference-router", "moderator", "result-sink", "cost-ledger", "indexer", "ingress"];
+
+/// The longest that a process may take until it is ready.
+const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// How a pipeline is set up.
 #[derive(Debug, Clone, Copy)]
@@ -130,11 +133,16 @@ impl Pipeline {
     pub async fn until_ready(&self) -> anyhow::Result<()> {
         let client = client()?;
         for member in &self.members {
-            let mut left = 600;
-            while !client.get(&member.ready).send().await.is_ok_and(|answer| answer.status().is_success()) {
-                left -= 1;
-                if left == 0 {
-                    bail!("{} is not ready after two minutes\n{}", member.name, self.tails());
+            let until = Instant::now() + READY_WITHIN;
+            loop {
+                let why = match client.get(&member.ready).send().await {
+                    Ok(answer) if answer.status().is_success() => break,
+                    Ok(answer) => answer.text().await.unwrap_or_default(),
+                    Err(error) => error.to_string(),
+                };
+                if Instant::now() > until {
+                    let own = member.process.as_ref().map(Process::tail).unwrap_or_default();
+                    bail!("{own}\n{} is not ready after {READY_WITHIN:?}: {why}", member.name);
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -145,7 +153,7 @@ impl Pipeline {
     /// The end of every process's output.
     pub fn tails(&self) -> String {
         let running = self.members.iter().filter_map(|m| m.process.as_ref());
-        running.map(|p| format!("--- {}\n{}", p.name, p.tail())).collect::<Vec<_>>().join("\n")
+        running.map(|p| format!("--- {}\n{}", p.name, p.last_lines(5))).collect::<Vec<_>>().join("\n")
     }
 
     /// Names of the processes, such as `moderator-1`.

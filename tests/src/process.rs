@@ -121,9 +121,16 @@ impl Process {
 
     /// The end of its output.
     pub fn tail(&self) -> String {
+        self.last_lines(40)
+    }
+
+    /// The last lines of its output, each cut to a length that can be read.
+    pub fn last_lines(&self, count: usize) -> String {
+        const LONGEST: usize = 300;
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
+        let last = lines[lines.len().saturating_sub(count)..].iter();
+        last.map(|line| line.chars().take(LONGEST).collect::<String>()).collect::<Vec<_>>().join("\n")
     }
 }
 

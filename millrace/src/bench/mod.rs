@@ -49,9 +49,8 @@ pub async fn run(args: &BenchArgs, json: bool) -> anyhow::Result<()> {
     let stack = Stack::builder().kafka(true).cassandra(with_pipeline).registry(with_pipeline).start().await?;
     let relay = relay::Relay::prepare(&stack.bootstrap_servers()).await?;
     let pipeline = if with_pipeline { Some(Pipeline::start(&stack, Setup::copies(1)).await?) } else { None };
-    // Two Java servers compile what they run often for about a minute of load.
-    eprintln!("warming up");
-    let warm_up = if args.quick { requests } else { requests * 2 };
+    let warm_up = if args.quick { requests } else { args.warm_up };
+    eprintln!("warming up with {warm_up} records on each side");
     relay.run(warm_up).await?;
     if let Some(pipeline) = &pipeline {
         pipeline::run(pipeline, warm_up).await?;

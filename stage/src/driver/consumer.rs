@@ -14,8 +14,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::committer::{Answer, Committer};
-use super::context::{Note, Notes};
+use super::context::Notes;
 use super::handler::{Delivery, Handler, Settled};
+use super::readiness::{Known, readiness};
 use super::restore::{Restored, Restorer};
 use super::run::{DriverError, Ready};
 use crate::core::{Duplicates, Partition, Refused, Room, Seen, Ticket, Tracker};
@@ -35,8 +36,8 @@ pub struct Shared {
     tracker: Mutex<Tracker>,
     failure: Mutex<Option<String>>,
     metrics: StageMetrics,
-    stage: &'static str,
-    lane: String,
+    pub stage: &'static str,
+    pub lane: String,
     ended: AtomicBool,
 }
 
@@ -52,7 +53,7 @@ impl Shared {
         }
     }
 
-    fn tracker(&self) -> MutexGuard<'_, Tracker> {
+    pub fn tracker(&self) -> MutexGuard<'_, Tracker> {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -86,27 +87,27 @@ impl Shared {
 }
 
 /// A record that was read when there was no room for it.
-struct Stashed {
+pub struct Stashed {
     record: Received,
     bytes: usize,
 }
 
-struct Active {
-    token: CancellationToken,
-    epoch: u64,
-    duplicates: Option<Duplicates>,
+pub struct Active {
+    pub token: CancellationToken,
+    pub epoch: u64,
+    pub duplicates: Option<Duplicates>,
     /// Outputs of an earlier owner: source offset to request id.
-    done: HashMap<i64, Option<String>>,
-    paused: bool,
-    stash: Option<Stashed>,
+    pub done: HashMap<i64, Option<String>>,
+    pub paused: bool,
+    pub stash: Option<Stashed>,
     /// Records were skipped while there was no room: read again from the next one.
-    seek: bool,
+    pub seek: bool,
 }
 
-struct GivingUp {
-    partitions: TopicPartitionList,
-    keys: Vec<Partition>,
-    until: Instant,
+pub struct GivingUp {
+    pub partitions: TopicPartitionList,
+    pub keys: Vec<Partition>,
+    pub until: Instant,
 }
 
 pub struct PollLoop<H> {
@@ -142,7 +143,7 @@ impl Names {
         self.logical.iter().find(|(_, l)| **l == partition.topic).map_or(&partition.topic, |(name, _)| name)
     }
 
-    fn keys(&self, list: &TopicPartitionList) -> Vec<Partition> {
+    pub fn keys(&self, list: &TopicPartitionList) -> Vec<Partition> {
         list.elements().iter().map(|e| self.partition(e.topic(), e.partition())).collect()
     }
 
@@ -157,11 +158,14 @@ impl Names {
 
 #[derive(Default)]
 pub struct State {
-    active: HashMap<Partition, Active>,
-    restoring: HashMap<Partition, CancellationToken>,
-    giving_up: Vec<GivingUp>,
+    pub active: HashMap<Partition, Active>,
+    pub restoring: HashMap<Partition, CancellationToken>,
+    pub giving_up: Vec<GivingUp>,
     last_commit: Option<Instant>,
     all_paused: bool,
+    /// Partitions, or none, were assigned since the group was last lost.
+    pub joined: bool,
+    told: Option<(bool, &'static str)>,
 }
 
 impl<H: Handler> PollLoop<H> {
@@ -196,6 +200,7 @@ impl<H: Handler> PollLoop<H> {
             self.finish_giving_up();
             self.commit_heads();
             self.update_flow();
+            self.tell_readiness();
             if let Some(until) = closing {
                 let idle = self.state.active.keys().all(|p| self.shared.tracker().drained(p));
                 if (idle && self.state.giving_up.is_empty()) || Instant::now() >= until {
@@ -243,6 +248,19 @@ impl<H: Handler> PollLoop<H> {
             timeout = Duration::ZERO;
         }
         Ok(())
+    }
+
+    fn tell_readiness(&mut self) {
+        let now = readiness(Known {
+            connected: self.consumer.context().is_connected(),
+            joined: self.state.joined,
+            active: self.state.active.len(),
+            restoring: self.state.restoring.len(),
+        });
+        if self.state.told.replace(now) != Some(now) {
+            let (is_ready, why) = now;
+            (self.ready)(is_ready, why);
+        }
     }
 
     /// Copies a message. `None` when its partition is not ready: it is read again later.
@@ -330,122 +348,9 @@ impl<H: Handler> PollLoop<H> {
             _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(DriverError::Kafka(error.to_string())),
             _ => {
                 tracing::warn!(%error, stage = self.shared.stage, "kafka is not available, trying on");
-                (self.ready)(false, "kafka is not available");
+                self.consumer.context().disconnected();
                 Ok(())
             }
-        }
-    }
-
-    fn read_notes(&mut self) -> Result<(), DriverError> {
-        while let Some(note) = self.consumer.context().take() {
-            match note {
-                Note::Assigned(list) => self.on_assigned(&list),
-                Note::Revoked { partitions, lost } => self.on_revoked(partitions, lost),
-            }
-        }
-        Ok(())
-    }
-
-    fn on_assigned(&mut self, list: &TopicPartitionList) {
-        let keys = self.names.keys(list);
-        tracing::info!(
-            stage = self.shared.stage,
-            lane = self.shared.lane,
-            partitions = keys.len(),
-            "partitions assigned"
-        );
-        let mut tokens = BTreeMap::new();
-        for key in keys {
-            let token = CancellationToken::new();
-            self.state.restoring.insert(key.clone(), token.clone());
-            tokens.insert(key, token);
-        }
-        if tokens.is_empty() {
-            (self.ready)(true, "no partition assigned");
-        } else {
-            self.restorer.start(tokens);
-        }
-    }
-
-    fn take_over_restored(&mut self) -> Result<(), DriverError> {
-        while let Ok(restored) = self.restored.try_recv() {
-            let restored = restored?;
-            let key = restored.partition.clone();
-            // A token that was cancelled meanwhile belongs to an assignment that is gone.
-            if self.state.restoring.get(&key).is_none_or(CancellationToken::is_cancelled)
-                || restored.token.is_cancelled()
-            {
-                continue;
-            }
-            let Some(token) = self.state.restoring.remove(&key) else { continue };
-            let epoch = rand::random::<u64>();
-            self.shared.tracker().assign(key.clone(), epoch, restored.committed);
-            let active = Active {
-                token,
-                epoch,
-                duplicates: self.drop_duplicates.then_some(restored.duplicates),
-                done: restored.done,
-                paused: true,
-                stash: None,
-                seek: true,
-            };
-            self.state.active.insert(key, active);
-            (self.ready)(true, "consuming");
-        }
-        Ok(())
-    }
-
-    fn on_revoked(&mut self, partitions: TopicPartitionList, lost: bool) {
-        let keys = self.names.keys(&partitions);
-        tracing::info!(
-            stage = self.shared.stage,
-            lane = self.shared.lane,
-            partitions = keys.len(),
-            lost,
-            "partitions revoked"
-        );
-        for key in &keys {
-            if let Some(token) = self.state.restoring.remove(key) {
-                token.cancel();
-            }
-            if let Some(active) = self.state.active.get_mut(key) {
-                active.stash = None;
-                active.paused = true;
-            }
-            self.shared.tracker().give_up(key);
-        }
-        if lost {
-            // Another owner may be at work already: what is in flight here is called off.
-            keys.iter().for_each(|key| self.forget(key));
-        } else {
-            if let Err(error) = self.consumer.pause(&partitions) {
-                tracing::warn!(%error, "pause was refused");
-            }
-            self.state.giving_up.push(GivingUp { partitions, keys, until: Instant::now() + self.drain });
-        }
-    }
-
-    fn finish_giving_up(&mut self) {
-        let mut waiting = Vec::new();
-        for given in std::mem::take(&mut self.state.giving_up) {
-            let drained = given.keys.iter().all(|key| self.shared.tracker().drained(key));
-            if !drained && Instant::now() < given.until {
-                waiting.push(given);
-                continue;
-            }
-            self.commit_now(&given.keys);
-            given.keys.iter().for_each(|key| self.forget(key));
-            if let Err(error) = self.consumer.incremental_unassign(&given.partitions) {
-                tracing::warn!(%error, "unassignment was refused");
-            }
-        }
-        self.state.giving_up = waiting;
-    }
-
-    fn forget(&mut self, key: &Partition) {
-        self.shared.tracker().remove(key);
-        if let Some(active) = self.state.active.remove(key) {
-            active.token.cancel();
         }
     }
 
@@ -496,7 +401,7 @@ impl<H: Handler> PollLoop<H> {
     }
 
     /// Commits what is settled of these partitions and waits for it.
-    fn commit_now(&mut self, keys: &[Partition]) {
+    pub fn commit_now(&mut self, keys: &[Partition]) {
         if !self.await_commit() {
             return;
         }

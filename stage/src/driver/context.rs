@@ -23,6 +23,7 @@ pub struct Notes {
     queue: Mutex<VecDeque<Note>>,
     closing: AtomicBool,
     lag: AtomicI64,
+    disconnected: AtomicBool,
 }
 
 impl Notes {
@@ -40,6 +41,16 @@ impl Notes {
         self.lag.load(Ordering::Relaxed)
     }
 
+    /// False from an error until a connection to a broker is up again, as of the last statistics.
+    pub fn is_connected(&self) -> bool {
+        !self.disconnected.load(Ordering::Relaxed)
+    }
+
+    /// The consumer reported an error.
+    pub fn disconnected(&self) {
+        self.disconnected.store(true, Ordering::Relaxed);
+    }
+
     fn leave(&self, note: Note) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(note);
     }
@@ -49,6 +60,9 @@ impl ClientContext for Notes {
     fn stats(&self, statistics: Statistics) {
         let partitions = statistics.topics.values().flat_map(|t| t.partitions.values());
         self.lag.store(partitions.map(|p| p.consumer_lag.max(0)).sum(), Ordering::Relaxed);
+        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+            self.disconnected.store(false, Ordering::Relaxed);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

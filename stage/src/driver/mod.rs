@@ -6,6 +6,8 @@ mod context;
 mod handler;
 mod kafka;
 mod producer;
+mod readiness;
+mod rebalance;
 mod restore;
 mod run;
 

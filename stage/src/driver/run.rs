@@ -121,7 +121,6 @@ pub async fn run_handler<H: Handler>(spec: DriverSpec, env: &StageEnv, handler: 
         .map_err(refused)?;
     let names: Vec<&str> = logical.keys().map(String::as_str).collect();
     consumer.subscribe(&names).map_err(refused)?;
-    (env.ready)(false, "joining the group");
 
     let limits = Limits { window: env.stage.window, records: env.stage.max_in_flight, bytes: env.stage.max_bytes };
     let shared = Arc::new(Shared::new(Tracker::new(limits), env.metrics.clone(), spec.stage, spec.lane.clone()));

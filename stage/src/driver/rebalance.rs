@@ -1,0 +1,129 @@
+//! Partitions that come and go: state is rebuilt before the first record, and what is in flight is
+//! drained before the last.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use rdkafka::consumer::Consumer;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use tokio_util::sync::CancellationToken;
+
+use super::consumer::{Active, GivingUp, PollLoop};
+use super::context::Note;
+use super::handler::Handler;
+use super::run::DriverError;
+use crate::core::Partition;
+
+impl<H: Handler> PollLoop<H> {
+    pub(super) fn read_notes(&mut self) -> Result<(), DriverError> {
+        while let Some(note) = self.consumer.context().take() {
+            match note {
+                Note::Assigned(list) => self.on_assigned(&list),
+                Note::Revoked { partitions, lost } => self.on_revoked(partitions, lost),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_assigned(&mut self, list: &TopicPartitionList) {
+        let keys = self.names.keys(list);
+        tracing::info!(
+            stage = self.shared.stage,
+            lane = self.shared.lane,
+            partitions = keys.len(),
+            "partitions assigned"
+        );
+        let mut tokens = BTreeMap::new();
+        for key in keys {
+            let token = CancellationToken::new();
+            self.state.restoring.insert(key.clone(), token.clone());
+            tokens.insert(key, token);
+        }
+        self.state.joined = true;
+        if !tokens.is_empty() {
+            self.restorer.start(tokens);
+        }
+    }
+
+    pub(super) fn take_over_restored(&mut self) -> Result<(), DriverError> {
+        while let Ok(restored) = self.restored.try_recv() {
+            let restored = restored?;
+            let key = restored.partition.clone();
+            // A token that was cancelled meanwhile belongs to an assignment that is gone.
+            if self.state.restoring.get(&key).is_none_or(CancellationToken::is_cancelled)
+                || restored.token.is_cancelled()
+            {
+                continue;
+            }
+            let Some(token) = self.state.restoring.remove(&key) else { continue };
+            let epoch = rand::random::<u64>();
+            self.shared.tracker().assign(key.clone(), epoch, restored.committed);
+            let active = Active {
+                token,
+                epoch,
+                duplicates: self.drop_duplicates.then_some(restored.duplicates),
+                done: restored.done,
+                paused: true,
+                stash: None,
+                seek: true,
+            };
+            self.state.active.insert(key, active);
+        }
+        Ok(())
+    }
+
+    fn on_revoked(&mut self, partitions: TopicPartitionList, lost: bool) {
+        let keys = self.names.keys(&partitions);
+        tracing::info!(
+            stage = self.shared.stage,
+            lane = self.shared.lane,
+            partitions = keys.len(),
+            lost,
+            "partitions revoked"
+        );
+        for key in &keys {
+            if let Some(token) = self.state.restoring.remove(key) {
+                token.cancel();
+            }
+            if let Some(active) = self.state.active.get_mut(key) {
+                active.stash = None;
+                active.paused = true;
+            }
+            self.shared.tracker().give_up(key);
+        }
+        if lost {
+            // Another owner may be at work already: what is in flight here is called off.
+            self.state.joined = false;
+            keys.iter().for_each(|key| self.forget(key));
+        } else {
+            if let Err(error) = self.consumer.pause(&partitions) {
+                tracing::warn!(%error, "pause was refused");
+            }
+            self.state.giving_up.push(GivingUp { partitions, keys, until: Instant::now() + self.drain });
+        }
+    }
+
+    pub(super) fn finish_giving_up(&mut self) {
+        let mut waiting = Vec::new();
+        for given in std::mem::take(&mut self.state.giving_up) {
+            let drained = given.keys.iter().all(|key| self.shared.tracker().drained(key));
+            if !drained && Instant::now() < given.until {
+                waiting.push(given);
+                continue;
+            }
+            self.commit_now(&given.keys);
+            given.keys.iter().for_each(|key| self.forget(key));
+            if let Err(error) = self.consumer.incremental_unassign(&given.partitions) {
+                tracing::warn!(%error, "unassignment was refused");
+            }
+        }
+        self.state.giving_up = waiting;
+    }
+
+    fn forget(&mut self, key: &Partition) {
+        self.shared.tracker().remove(key);
+        if let Some(active) = self.state.active.remove(key) {
+            active.token.cancel();
+        }
+    }
+}
