@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use millrace_config::Config;
-use millrace_stage::{admin_client, client_config};
+use millrace_stage::{admin_client, client_config, fetch_metadata};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -14,7 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 const BUILT_IN: &str = include_str!("../../infra/kafka/topics.json");
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -230,12 +230,10 @@ fn options() -> AdminOptions {
 }
 
 async fn existing(config: &Config) -> anyhow::Result<BTreeMap<String, i32>> {
-    let client = admin_client(&config.kafka)?;
+    let kafka = config.kafka.clone();
     tokio::task::spawn_blocking(move || {
-        let metadata = client
-            .inner()
-            .fetch_metadata(None, ANSWER)
-            .context("kafka does not answer; is `kafka.bootstrap_servers` right?")?;
+        let metadata =
+            fetch_metadata(&kafka, ANSWER).context("kafka does not answer; are the settings under [kafka] right?")?;
         Ok(metadata
             .topics()
             .iter()

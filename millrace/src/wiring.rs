@@ -9,7 +9,7 @@ use millrace_pricing::PriceTable;
 use millrace_provider::Providers;
 use millrace_schemas::{Codec, CodecError, RegistryAccess};
 use millrace_stage::core::{Backoff, jitter};
-use millrace_stage::{StageEnv, StageMetrics, admin_client};
+use millrace_stage::{StageEnv, StageMetrics, admin_client, fetch_metadata};
 use millrace_storage::{Storage, StorageError};
 use millrace_telemetry::Readiness;
 use tokio_util::sync::CancellationToken;
@@ -166,13 +166,13 @@ async fn open_storage(config: &Config) -> anyhow::Result<Storage> {
 
 /// Waits until a broker answers.
 pub async fn wait_for_kafka(config: &Config) -> anyhow::Result<()> {
+    const ANSWER: Duration = Duration::from_secs(5);
+    admin_client(&config.kafka).context("librdkafka refuses the settings under [kafka]")?;
     let mut backoff = patience();
     loop {
-        let client = admin_client(&config.kafka).context("librdkafka refuses the settings under [kafka]")?;
-        let asked = tokio::task::spawn_blocking(move || {
-            client.inner().fetch_metadata(None, Duration::from_secs(5)).map(|m| m.brokers().len())
-        })
-        .await?;
+        let kafka = config.kafka.clone();
+        let asked =
+            tokio::task::spawn_blocking(move || fetch_metadata(&kafka, ANSWER).map(|m| m.brokers().len())).await?;
         match asked {
             Ok(brokers) if brokers > 0 => return Ok(()),
             Ok(_) => tracing::warn!(servers = config.kafka.bootstrap_servers, "waiting for a broker"),

@@ -15,7 +15,7 @@ mod stage;
 
 pub use driver::{
     Assignment, Delivery, DriverError, DriverSpec, Handler, ProduceError, Producer, Ready, Settled, StageEnv,
-    admin_client, client_config, consumer_config, dead_letter, run_handler, run_stage,
+    Unreachable, admin_client, client_config, consumer_config, dead_letter, fetch_metadata, run_handler, run_stage,
 };
 pub use metrics::StageMetrics;
 pub use stage::{Outgoing, Plan, Poison, Received, Stage, StageError, To};

@@ -14,6 +14,8 @@ use crate::process::{Process, State, millrace, run};
 
 /// API key of the tenant `acme`.
 pub const TENANT_KEY: &str = "mr_test_acme";
+/// The user of the broker's SASL listener that our processes are, where the stack has that listener.
+pub const KAFKA_USER: (&str, &str) = ("millrace", "test-only");
 /// API key of the tenant `rival`.
 pub const RIVAL_KEY: &str = "mr_test_rival";
 
@@ -253,6 +255,17 @@ fn free_port() -> anyhow::Result<u16> {
 }
 
 fn configuration(stack: &Stack, provider: &str, vectors: &str) -> String {
+    let sasl = stack.sasl_bootstrap_servers();
+    let (user, password) = KAFKA_USER;
+    let (kafka, client) = if sasl.is_empty() {
+        (stack.bootstrap_servers(), String::new())
+    } else {
+        let client = format!(
+            "[kafka.client]\n\"security.protocol\" = \"sasl_plaintext\"\n\"sasl.mechanism\" = \"SCRAM-SHA-256\"\n\
+             \"sasl.username\" = \"{user}\"\n\"sasl.password\" = \"{password}\""
+        );
+        (sasl, client)
+    };
     format!(
         r#"
 [kafka]
@@ -260,6 +273,7 @@ bootstrap_servers = "{kafka}"
 topic_prefix = "e2e."
 group_prefix = "e2e."
 replication_factor = 1
+{client}
 
 [registry]
 url = "{registry}"
@@ -312,7 +326,6 @@ admin_key = "mra_test"
 listen = "127.0.0.1:2"
 log_format = "pretty"
 "#,
-        kafka = stack.bootstrap_servers(),
         registry = stack.registry_url(),
         cassandra = stack.cassandra_addr(),
     )

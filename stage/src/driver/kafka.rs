@@ -1,9 +1,16 @@
 //! Client settings, in one place: ours first, then the configuration's, which win.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use millrace_config::{KafkaConfig, StageConfig};
-use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
+use rdkafka::{ClientConfig, ClientContext};
 
 /// Settings that every client shares.
 #[must_use]
@@ -71,6 +78,52 @@ pub fn producer_config(kafka: &KafkaConfig, settings: &[(&str, &str)]) -> Client
 ///
 /// # Errors
 /// When the settings are refused by librdkafka.
-pub fn admin_client(kafka: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, rdkafka::error::KafkaError> {
+pub fn admin_client(kafka: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
     client_config(kafka).create()
 }
+
+/// No broker answers; the text says why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreachable(String);
+
+/// The brokers and their topics. Blocks for at most `patience`.
+///
+/// # Errors
+/// [`Unreachable`], such as for a refused password.
+pub fn fetch_metadata(kafka: &KafkaConfig, patience: Duration) -> Result<Metadata, Unreachable> {
+    let unreachable = |error: KafkaError| Unreachable(error.to_string());
+    let client: BaseConsumer<Reasons> =
+        client_config(kafka).create_with_context(Reasons::default()).map_err(unreachable)?;
+    client.fetch_metadata(None, patience).map_err(|error| {
+        // The request only timed out: why is among the events that nobody has read yet.
+        while client.poll(Duration::from_millis(10)).is_some() {}
+        client.context().reason().map_or_else(|| unreachable(error), Unreachable)
+    })
+}
+
+/// What librdkafka said of its connections.
+#[derive(Default)]
+struct Reasons(Mutex<Option<String>>);
+
+impl Reasons {
+    fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for Reasons {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, line: &str) {
+        // The caller tells the reason, once.
+        tracing::debug!(line, "kafka client");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // "All brokers are down" follows the reason and explains nothing.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Reasons {}

@@ -12,6 +12,6 @@ mod restore;
 mod run;
 
 pub use handler::{Assignment, Delivery, Handler, Settled, dead_letter};
-pub use kafka::{admin_client, client_config, consumer_config};
+pub use kafka::{Unreachable, admin_client, client_config, consumer_config, fetch_metadata};
 pub use producer::{ProduceError, Producer};
 pub use run::{DriverError, DriverSpec, Ready, StageEnv, run_handler, run_stage};

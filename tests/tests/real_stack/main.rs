@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use millrace_stack::Stack;
-use millrace_tests::{Pipeline, Setup, TENANT_KEY, client, millrace, run};
+use millrace_tests::{KAFKA_USER, Pipeline, Setup, TENANT_KEY, client, millrace, run};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow::Result<()> {
-    let stack = Stack::builder().kafka(true).cassandra(true).registry(true).start().await?;
+    let stack = Stack::builder().sasl([KAFKA_USER]).start().await?;
     let pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
@@ -27,8 +27,21 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;
     bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline).await?;
     usage_is_what_the_provider_counted(&pipeline).await?;
+    a_refused_password_is_said(&pipeline).await?;
     pipeline.stop().await?;
     stack.stop().await
+}
+
+async fn a_refused_password_is_said(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let (_, password) = KAFKA_USER;
+    let settings = std::fs::read_to_string(&pipeline.config)?.replace(&format!("\"{password}\""), "\"wrong\"");
+    let config = pipeline.folder().join("wrong.toml");
+    std::fs::write(&config, settings)?;
+    let Err(error) = run(millrace()?, &["topics", "check", "--config", text(&config)?]).await else {
+        bail!("a wrong password was accepted")
+    };
+    ensure!(error.to_string().contains("Authentication failed"), "{error}");
+    Ok(())
 }
 
 async fn usage_is_what_the_provider_counted(pipeline: &Pipeline) -> anyhow::Result<()> {
