@@ -97,6 +97,11 @@ impl Admission {
         })
     }
 
+    /// Whether documents are kept and found.
+    pub(crate) fn has_knowledge(&self) -> bool {
+        self.top_k.is_some()
+    }
+
     /// Who there is.
     #[must_use]
     pub fn directory(&self) -> &Directory {

@@ -10,7 +10,7 @@ use crate::meta::cut;
 use crate::nearest::nearest;
 
 const KEYS: [&str; 3] = ["collection", "top_k", "labels"];
-const MAX_COLLECTION: usize = 64;
+pub(crate) const MAX_COLLECTION: usize = 64;
 const MAX_TOP_K: u32 = 20;
 
 /// The extension as written.

@@ -9,7 +9,7 @@
 //!
 //! - [`Directory`] proves who asks.
 //! - [`record`] reads a plain JSON record of a topic into a [`millrace_schemas::Request`].
-//! - [`Admission`] holds the limits and the models and judges requests.
+//! - [`Admission`] holds the limits and the models and judges requests and documents.
 //! - [`EditableBody`] is the client's JSON, of which only the paths that we own are ever rewritten.
 //! - [`tokens`] counts, [`replies`] finds the partition of an ingress replica.
 //!
@@ -20,6 +20,7 @@ mod admit;
 mod body;
 mod checks;
 mod directory;
+mod document;
 mod extension;
 mod json;
 mod messages;
@@ -32,4 +33,5 @@ pub mod tokens;
 pub use admit::{Admission, Admitted, Retrieval};
 pub use body::EditableBody;
 pub use directory::{DEFAULT_USER, Directory, DirectoryError, Principal, Refusal, SYSTEM_TENANT};
+pub use document::is_document_id;
 pub use meta::{Arrival, Rejected};

@@ -149,7 +149,8 @@ fn idempotency_key(key: &str) -> Result<&str, Ended> {
     Err(Ended::invalid("invalid_idempotency_key", Some("idempotency_key"), message))
 }
 
-fn user(principal: &Principal, tenant: Option<&Tenant>, named: Option<&str>) -> Result<String, Ended> {
+/// The user that a request or document is accounted to.
+pub(crate) fn user(principal: &Principal, tenant: Option<&Tenant>, named: Option<&str>) -> Result<String, Ended> {
     let Some(named) = named else {
         return Ok(principal.user.clone().unwrap_or_else(|| DEFAULT_USER.to_owned()));
     };

@@ -1,9 +1,8 @@
 //! Which documents can be indexed. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use millrace_admission::{DEFAULT_USER, Principal};
-use millrace_config::Config;
+use millrace_admission::{Admission, Principal, is_document_id};
 use millrace_provider::Who;
 use millrace_schemas::{Coordinates, Document, derived_uuid};
 use millrace_stage::{Plan, Poison};
@@ -12,40 +11,6 @@ use crate::ports::DocumentKey;
 
 /// Lane of the calls that documents cost.
 const LANE: &str = "documents";
-
-const MAX_TEXT: usize = 1 << 20;
-const MAX_TITLE: usize = 1_024;
-const MAX_ID: usize = 256;
-const MAX_COLLECTION: usize = 64;
-const MAX_USER: usize = 128;
-const MAX_METADATA: usize = 16 * 1024;
-
-/// The users of each tenant; an empty set: any.
-pub(crate) struct Users(BTreeMap<String, BTreeSet<String>>);
-
-impl Users {
-    pub fn from_config(config: &Config) -> Self {
-        let users = |(id, tenant): (&String, &millrace_config::TenantConfig)| {
-            (id.clone(), tenant.users.keys().cloned().collect())
-        };
-        Self(config.tenants.iter().map(users).collect())
-    }
-
-    /// The same rule as for requests.
-    fn choose(&self, principal: &Principal, named: Option<&str>) -> Result<String, String> {
-        let Some(named) = named else {
-            return Ok(principal.user.clone().unwrap_or_else(|| DEFAULT_USER.to_owned()));
-        };
-        if named.is_empty() || named.chars().count() > MAX_USER || named.chars().any(char::is_control) {
-            return Err(format!("The user is no name: use 1 to {MAX_USER} printable characters."));
-        }
-        let is_known = self.0.get(&principal.tenant).is_none_or(|users| users.is_empty() || users.contains(named));
-        if is_known || principal.user.as_deref() == Some(named) {
-            return Ok(named.to_owned());
-        }
-        Err(format!("The tenant has no user '{named}': use one that is configured."))
-    }
-}
 
 /// A document that can be indexed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,44 +27,17 @@ pub(crate) struct Accepted {
 pub(crate) fn accept(
     document: Document,
     principal: &Principal,
-    users: &Users,
+    admission: &Admission,
     at: &Coordinates,
 ) -> Result<Accepted, Box<Poison>> {
     let tenant = &principal.tenant;
+    let user = admission.check_document(principal, &document).map_err(|ended| {
+        let request_id = document.document_id.clone().filter(|id| is_document_id(id));
+        Box::new(Poison { request_id, ..poison(tenant, &ended.code, ended.message) })
+    })?;
     let document_id = document
         .document_id
         .unwrap_or_else(|| format!("doc_{}", derived_uuid(&["document", tenant, &at.to_string()]).simple()));
-    let is_id = (1..=MAX_ID).contains(&document_id.len()) && !document_id.chars().any(char::is_control);
-    let refused = |code: &str, message: String| {
-        Err(Box::new(Poison { request_id: is_id.then(|| document_id.clone()), ..poison(tenant, code, message) }))
-    };
-    if !is_id {
-        return refused("invalid_document_id", format!("'document_id' is none: use 1 to {MAX_ID} printable bytes."));
-    }
-    if !is_collection(&document.collection) {
-        let message = format!(
-            "'collection' is no name: use 1 to {MAX_COLLECTION} letters, digits, dots, underscores and hyphens."
-        );
-        return refused("invalid_collection", message);
-    }
-    if document.text.len() > MAX_TEXT {
-        let message =
-            format!("'text' has {} bytes, more than {MAX_TEXT}: cut it into several documents.", document.text.len());
-        return refused("document_too_large", message);
-    }
-    let title = document.title.filter(|title| !title.trim().is_empty());
-    if title.as_ref().is_some_and(|title| title.len() > MAX_TITLE) {
-        return refused("document_too_large", format!("'title' has more than {MAX_TITLE} bytes: shorten it."));
-    }
-    if document.metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_METADATA {
-        let message =
-            format!("'metadata' has more than {MAX_METADATA} bytes, and is kept with each passage: shorten it.");
-        return refused("document_too_large", message);
-    }
-    let user = match users.choose(principal, document.user.as_deref()) {
-        Ok(user) => user,
-        Err(message) => return refused("invalid_user", message),
-    };
     Ok(Accepted {
         who: Who {
             tenant: tenant.clone(),
@@ -111,7 +49,7 @@ pub(crate) fn accept(
         },
         key: DocumentKey { tenant: tenant.clone(), collection: document.collection, document_id },
         text: document.text,
-        title,
+        title: document.title.filter(|title| !title.trim().is_empty()),
         metadata: document.metadata,
     })
 }
@@ -121,15 +59,9 @@ pub(crate) fn poison(tenant: &str, code: &str, message: String) -> Poison {
     Poison { code: code.to_owned(), message, tenant: Some(tenant.to_owned()), request_id: None, plan: Plan::default() }
 }
 
-/// The same rule as for requests, which name it to search there.
-fn is_collection(name: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    (1..=MAX_COLLECTION).contains(&name.len()) && name.chars().all(is_plain)
-}
-
 #[cfg(test)]
 mod tests {
-    use millrace_config::TenantConfig;
+    use millrace_config::{Config, TenantConfig};
 
     use super::*;
 
@@ -148,6 +80,8 @@ mod tests {
         let mut config = Config::default();
         let users = BTreeMap::from([("ann".to_owned(), Default::default())]);
         config.tenants.insert("acme".to_owned(), TenantConfig { users, ..TenantConfig::default() });
+        config.vectors.url = Some("http://127.0.0.1:6334".to_owned());
+        config.knowledge.embedding_model = "embed".to_owned();
         let principal = Principal {
             tenant: "acme".to_owned(),
             user: Some("web".to_owned()),
@@ -155,7 +89,7 @@ mod tests {
             admin: false,
         };
         let at = Coordinates { topic: "documents".to_owned(), generation: 0, partition: 3, offset: 9 };
-        accept(document, &principal, &Users::from_config(&config), &at)
+        accept(document, &principal, &Admission::from_config(&config).unwrap(), &at)
     }
 
     #[test]
@@ -179,22 +113,11 @@ mod tests {
 
     #[test]
     fn what_can_not_be_indexed_says_why() {
-        let check = |document: Document, code: &str| {
-            let poison = accepted(document).unwrap_err();
-            assert_eq!((poison.code.as_str(), poison.tenant.as_deref()), (code, Some("acme")), "{poison:?}");
-            assert!(poison.plan.primary.is_none() && poison.plan.then.is_empty());
-        };
-        check(Document { document_id: Some(String::new()), ..document() }, "invalid_document_id");
-        check(Document { document_id: Some("a\nb".to_owned()), ..document() }, "invalid_document_id");
-        check(Document { document_id: Some("x".repeat(257)), ..document() }, "invalid_document_id");
-        for collection in ["", "a b", "a/b", "ä", &"x".repeat(65)] {
-            check(Document { collection: collection.to_owned(), ..document() }, "invalid_collection");
-        }
-        check(Document { text: "x".repeat(MAX_TEXT + 1), ..document() }, "document_too_large");
-        check(Document { title: Some("x".repeat(1_025)), ..document() }, "document_too_large");
-        let metadata = BTreeMap::from([("k".to_owned(), "x".repeat(MAX_METADATA))]);
-        check(Document { metadata, ..document() }, "document_too_large");
-        check(Document { user: Some("bob".to_owned()), ..document() }, "invalid_user");
-        check(Document { user: Some(String::new()), ..document() }, "invalid_user");
+        let poison = accepted(Document { user: Some("bob".to_owned()), ..document() }).unwrap_err();
+        assert_eq!((poison.code.as_str(), poison.tenant.as_deref()), ("unknown_user", Some("acme")), "{poison:?}");
+        assert_eq!(poison.request_id.as_deref(), Some("d1"));
+        assert!(poison.plan.primary.is_none() && poison.plan.then.is_empty());
+        let nameless = accepted(Document { document_id: Some("a\nb".to_owned()), ..document() }).unwrap_err();
+        assert_eq!((nameless.code.as_str(), nameless.request_id), ("invalid_document_id", None));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_admission::{Directory, DirectoryError, Principal, SYSTEM_TENANT, record};
+use millrace_admission::{Admission, DirectoryError, Principal, SYSTEM_TENANT, record};
 use millrace_config::Config;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_prompt_builder::vectors;
@@ -12,7 +12,7 @@ use millrace_stage::{Plan, Poison, Producer, Received, Stage, StageError};
 use qdrant_client::QdrantError;
 
 use crate::chunk::Size;
-use crate::document::{Users, accept, poison};
+use crate::document::{accept, poison};
 use crate::embed::PaidEmbedder;
 use crate::index::Index;
 use crate::locks::Locks;
@@ -38,8 +38,7 @@ pub enum StartError {
 
 /// `documents` -> `calls` + Qdrant. Made by [`stage`].
 pub struct Indexer {
-    directory: Directory,
-    users: Users,
+    admission: Admission,
     codec: Codec,
     index: Index,
 }
@@ -83,14 +82,14 @@ pub fn stage(
         batch: usize::try_from(knowledge.batch).unwrap_or(usize::MAX).max(1),
         locks: Locks::default(),
     };
-    Ok(Some(Indexer { directory: Directory::from_config(config)?, users: Users::from_config(config), codec, index }))
+    Ok(Some(Indexer { admission: Admission::from_config(config)?, codec, index }))
 }
 
 impl Stage for Indexer {
     async fn process(&self, record: &Received) -> Result<Plan, StageError> {
         let principal = self.prove(record)?;
         let document = self.read(record, &principal).await?;
-        let document = accept(document, &principal, &self.users, &record.at).map_err(StageError::Poison)?;
+        let document = accept(document, &principal, &self.admission, &record.at).map_err(StageError::Poison)?;
         self.index.update(record, document).await?;
         Ok(Plan::default())
     }
@@ -99,7 +98,7 @@ impl Stage for Indexer {
 impl Indexer {
     fn prove(&self, record: &Received) -> Result<Principal, StageError> {
         let signature = record.header(SIGNATURE_HEADER);
-        let proven = self.directory.verify_record(&record.at.topic, signature, &record.value);
+        let proven = self.admission.directory().verify_record(&record.at.topic, signature, &record.value);
         proven.map_err(|refusal| poisoned(poison(SYSTEM_TENANT, refusal.code(), refusal.to_string())))
     }
 

@@ -137,9 +137,10 @@ fn bench(batch: usize) -> Bench {
         batch,
         locks: Locks::default(),
     };
-    let directory = Directory::from_config(&config).unwrap();
-    let users = Users::from_config(&config);
-    Bench { indexer: Indexer { directory, users, codec: Codec::detached().unwrap(), index }, embedder, passages }
+    config.vectors.url = Some("http://127.0.0.1:6334".to_owned());
+    config.knowledge.embedding_model = "embed".to_owned();
+    let admission = Admission::from_config(&config).unwrap();
+    Bench { indexer: Indexer { admission, codec: Codec::detached().unwrap(), index }, embedder, passages }
 }
 
 fn document(text: &str) -> Document {
@@ -170,8 +171,8 @@ fn received(offset: i64, value: Vec<u8>, headers: &[(&str, &str)]) -> Received {
 impl Bench {
     fn signed(&self, secret: &str, offset: i64, document: &Document) -> Received {
         let value = self.indexer.codec.encode(document).unwrap();
-        let principal = self.indexer.directory.verify_key(secret).unwrap();
-        let signature = self.indexer.directory.sign(&principal, &value).unwrap();
+        let principal = self.indexer.admission.directory().verify_key(secret).unwrap();
+        let signature = self.indexer.admission.directory().sign(&principal, &value).unwrap();
         received(offset, value, &[(SIGNATURE_HEADER, &signature)])
     }
 
@@ -404,9 +405,9 @@ async fn records_that_can_never_be_indexed_are_dead_letters() {
     let value = bench.indexer.codec.encode(&document(ONE)).unwrap();
     check(received(1, value.clone(), &[]), "unknown_tenant", SYSTEM_TENANT).await;
     check(received(1, value, &[(SIGNATURE_HEADER, "v1:acme/k1:00")]), "invalid_signature", SYSTEM_TENANT).await;
-    let principal = bench.indexer.directory.verify_key("sk-a").unwrap();
+    let principal = bench.indexer.admission.directory().verify_key("sk-a").unwrap();
     let rubbish = b"{\"text\":\"x\"}".to_vec();
-    let signature = bench.indexer.directory.sign(&principal, &rubbish).unwrap();
+    let signature = bench.indexer.admission.directory().sign(&principal, &rubbish).unwrap();
     check(received(1, rubbish.clone(), &[(SIGNATURE_HEADER, &signature)]), "undecodable", "acme").await;
     let json = [(SIGNATURE_HEADER, signature.as_str()), ("content-type", "application/json")];
     check(received(1, rubbish, &json), "undecodable", "acme").await;

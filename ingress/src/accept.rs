@@ -31,7 +31,8 @@ impl Ingress {
         let admitted = self
             .admission
             .admit(principal, request.clone(), &arrival)
-            .map_err(|rejected| ApiError::from(rejected.ended).of_request(&rejected.meta.request_id))?;
+            // No record is written, so its id would name nothing.
+            .map_err(|rejected| ApiError::from(rejected.ended))?;
         let meta = admitted.meta;
         let request = Request {
             body,
@@ -76,9 +77,12 @@ impl Ingress {
         ];
         match self.producer.send(&record, 0, &headers).await {
             Ok(()) => Ok(()),
-            Err(ProduceError::Unknown) => Err(ApiError::unknown(request_id, has_key)),
-            Err(error @ (ProduceError::Refused { .. } | ProduceError::Fatal(_))) => {
-                tracing::warn!(%error, "a request could not be written");
+            Err(error @ (ProduceError::Unknown | ProduceError::Fatal(_))) => {
+                tracing::warn!(%error, request_id, "whether a request was written is not known");
+                Err(ApiError::unknown(request_id, has_key))
+            }
+            Err(error @ ProduceError::Refused { .. }) => {
+                tracing::warn!(%error, request_id, "a request could not be written");
                 Err(ApiError::busy("The broker refuses the request; nothing was accepted, try again.", 1))
             }
         }

@@ -11,10 +11,12 @@ mod accept;
 mod error;
 mod metrics;
 mod outcome;
+mod ready;
 mod replies;
 mod routes;
 mod run;
 
 pub use error::ApiError;
 pub use metrics::IngressMetrics;
+pub use ready::Ready;
 pub use run::{Ingress, IngressError, run};

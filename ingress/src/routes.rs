@@ -98,13 +98,6 @@ async fn documents(State(ingress): State<Arc<Ingress>>, headers: HeaderMap, body
     let new: NewDocument = serde_json::from_slice(&body).map_err(|e| {
         ApiError::invalid(None, format!("The body is not {{collection, text, id?, title?, metadata?}}: {e}."))
     })?;
-    if new.collection.is_empty() || new.collection.len() > 128 {
-        return Err(ApiError::invalid(Some("collection"), "`collection` must have 1 to 128 bytes."));
-    }
-    if new.text.trim().is_empty() || new.text.len() > ingress.inline_bytes {
-        let message = format!("`text` must have 1 to {} bytes: cut larger documents.", ingress.inline_bytes);
-        return Err(ApiError::invalid(Some("text"), message));
-    }
     let id = new.id.unwrap_or_else(|| format!("doc_{}", uuid::Uuid::now_v7().simple()));
     let document = Document {
         document_id: Some(id.clone()),
@@ -114,6 +107,11 @@ async fn documents(State(ingress): State<Arc<Ingress>>, headers: HeaderMap, body
         user: text(&headers, "x-millrace-user")?.or_else(|| principal.user.clone()),
         metadata: new.metadata,
     };
+    ingress.admission.check_document(&principal, &document)?;
+    if document.text.trim().is_empty() || document.text.len() > ingress.inline_bytes {
+        let message = format!("`text` must have 1 to {} bytes: cut larger documents.", ingress.inline_bytes);
+        return Err(ApiError::invalid(Some("text"), message));
+    }
     let value = ingress.encode(&document)?;
     let record = Outgoing::new(topics::DOCUMENTS, format!("{}/{}/{id}", principal.tenant, document.collection), value)
         .to(To::ByKey);

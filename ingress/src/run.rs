@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
 use crate::metrics::IngressMetrics;
+use crate::ready::{self, Ready};
 use crate::replies::{self, Waiters};
 use crate::routes;
 
@@ -81,6 +82,7 @@ pub async fn run(
     codec: Codec,
     storage: Storage,
     metrics: IngressMetrics,
+    ready: Ready,
     shutdown: CancellationToken,
 ) -> Result<(), IngressError> {
     let waiters = Waiters::default();
@@ -112,6 +114,7 @@ pub async fn run(
         },
         held: Arc::new(Semaphore::new(config.ingress.max_in_flight)),
     });
+    tokio::spawn(ready::watch(Arc::clone(&ingress), ready, shutdown.clone()));
     let router = routes::router(ingress, config.ingress.max_body_bytes);
     let drained = {
         let (shutdown, draining) = (shutdown.clone(), draining.clone());

@@ -150,14 +150,14 @@ impl Wiring {
 
     /// Serves the HTTP front door on `listener` until shutdown.
     pub async fn run_ingress(&self, listener: TcpListener) -> anyhow::Result<()> {
-        let ready = self.readiness.register("ingress");
-        ready.set(true, "serving");
+        let flag = self.readiness.register("ingress");
         millrace_ingress::run(
             &self.config,
             listener,
             self.codec.clone(),
             self.storage()?.clone(),
             self.metrics.ingress.clone(),
+            Arc::new(move |ready, why| flag.set(ready, why)),
             self.shutdown.clone(),
         )
         .await

@@ -15,6 +15,7 @@ use millrace_schemas::Lane;
 use millrace_simulated_provider::{Server, SimulatedProviderConfig};
 use millrace_stage::StageEnv;
 use millrace_stage::core::{Backoff, jitter};
+use millrace_telemetry::Readiness;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -24,7 +25,7 @@ use crate::endpoints::CLIENT_FILE;
 use crate::keys::random_key;
 use crate::services::Service;
 use crate::topic_data;
-use crate::wiring::Wiring;
+use crate::wiring::{Metrics, Wiring, watch};
 
 /// Partitions of the embedded broker's topics.
 const PARTITIONS: u16 = 4;
@@ -47,31 +48,35 @@ pub struct Options {
     pub config: Option<PathBuf>,
 }
 
-/// Hashes of the keys that the first start made.
+/// Hashes of the keys that were made here.
 #[derive(Serialize, Deserialize)]
 struct Bootstrap {
-    admin_sha256: String,
+    /// Made by the first start without MILLRACE_ADMIN_KEY.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_sha256: Option<String>,
     tenant_sha256: String,
 }
 
 /// Keys in plain text, known only at the start that made them.
 pub struct NewKeys {
-    /// Administrator's key; none when MILLRACE_ADMIN_KEY sets it.
+    /// Administrator's key; none when MILLRACE_ADMIN_KEY sets it, or an earlier start made it.
     pub admin: Option<String>,
-    /// The tenant's key.
-    pub tenant: String,
+    /// The tenant's key; none when an earlier start made it.
+    pub tenant: Option<String>,
 }
 
 /// A running stack.
 pub struct Stack {
     pub wiring: Wiring,
-    pub new_keys: Option<NewKeys>,
+    pub new_keys: NewKeys,
     pub http: String,
     pub simulated: Option<Server>,
     broker: Broker,
     registry: Registry,
     vectors: Vectors,
     services: JoinSet<anyhow::Result<()>>,
+    /// Ends `/metrics`, `/health` and `/ready`, after the drain.
+    after: CancellationToken,
     _lock: File,
 }
 
@@ -120,11 +125,16 @@ impl Stack {
         let topics = topic_data::wanted(&config, None)?;
         topic_data::apply(&config, &topics).await.context("the embedded broker's topics")?;
         write_client_file(dir, &config, &http)?;
-        let wiring = Wiring::connect(config, &Service::PIPELINE, shutdown).await?;
+        let (metrics, readiness, after) = (Metrics::register()?, Readiness::new(), CancellationToken::new());
+        watch(config.telemetry.listen.as_deref(), &metrics, &readiness, &after).await?;
+        let wiring = Wiring::connect(config, &Service::PIPELINE, (metrics, readiness), shutdown).await?;
         let mut services = JoinSet::new();
         start_services(&wiring, listener, &mut services);
-        let stack = Self { wiring, new_keys, http, simulated, broker, registry, vectors, services, _lock: lock };
-        stack.until_ready().await?;
+        let stack = Self { wiring, new_keys, http, simulated, broker, registry, vectors, services, after, _lock: lock };
+        if let Err(error) = stack.until_ready().await {
+            stack.stop().await?;
+            return Err(error);
+        }
         Ok(stack)
     }
 
@@ -157,6 +167,7 @@ impl Stack {
         self.vectors.shutdown().await;
         self.registry.shutdown().await;
         self.broker.shutdown().await;
+        self.after.cancel();
         Ok(())
     }
 }
@@ -172,7 +183,15 @@ fn start_services(wiring: &Wiring, listener: TcpListener, services: &mut JoinSet
         }
     }
     let ingress = wiring.clone();
-    services.spawn(async move { ingress.run_ingress(listener).await });
+    services.spawn(async move {
+        let ended = ingress.run_ingress(listener).await;
+        if let Err(error) = &ended {
+            // Without a front door the stack is of no use: it drains and stops.
+            tracing::error!(error = crate::ui::one_line(error), "the front door closed");
+            ingress.shutdown.cancel();
+        }
+        ended
+    });
 }
 
 /// A stage that ends is started again: recovery decides what is left to do.
@@ -248,29 +267,32 @@ fn price_file(dir: &Path, models: &[String]) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Keys of the first start; later starts know only their hashes.
-fn bootstrap(dir: &Path, config: &mut Config) -> anyhow::Result<Option<NewKeys>> {
+/// Keys are made once and shown once; later starts know only their hashes.
+fn bootstrap(dir: &Path, config: &mut Config) -> anyhow::Result<NewKeys> {
     let path = dir.join("keys.json");
-    let (bootstrap, new_keys) = if path.is_file() {
+    let known = if path.is_file() {
         let text = std::fs::read_to_string(&path)?;
-        (serde_json::from_str::<Bootstrap>(&text).with_context(|| format!("{} is damaged", path.display()))?, None)
+        Some(serde_json::from_str::<Bootstrap>(&text).with_context(|| format!("{} is damaged", path.display()))?)
     } else {
-        let (admin, tenant) = (random_key("mra_"), random_key("mr_"));
-        let bootstrap = Bootstrap {
-            admin_sha256: millrace_config::hash_key(&admin),
-            tenant_sha256: millrace_config::hash_key(&tenant),
-        };
-        write_private(&path, &serde_json::to_string_pretty(&bootstrap)?)?;
-        (bootstrap, Some(NewKeys { admin: Some(admin), tenant }))
+        None
     };
     let set_admin = std::env::var("MILLRACE_ADMIN_KEY").ok().filter(|key| !key.is_empty());
-    let is_set = set_admin.is_some();
-    config.ingress.admin_key = set_admin.map(Secret::new);
-    if !is_set {
-        config.ingress.admin_key_sha256 = Some(bootstrap.admin_sha256);
+    let has_admin = set_admin.is_some() || known.as_ref().is_some_and(|keys| keys.admin_sha256.is_some());
+    let new_keys =
+        NewKeys { admin: (!has_admin).then(|| random_key("mra_")), tenant: known.is_none().then(|| random_key("mr_")) };
+    let hash = |key: &Option<String>| key.as_deref().map(millrace_config::hash_key);
+    let (known_admin, known_tenant) = known.map_or((None, None), |keys| (keys.admin_sha256, Some(keys.tenant_sha256)));
+    let keys = Bootstrap {
+        admin_sha256: hash(&new_keys.admin).or(known_admin),
+        tenant_sha256: hash(&new_keys.tenant).or(known_tenant).context("a tenant's key is known or new")?,
+    };
+    if new_keys.admin.is_some() || new_keys.tenant.is_some() {
+        write_private(&path, &serde_json::to_string_pretty(&keys)?)?;
     }
+    config.ingress.admin_key_sha256 = keys.admin_sha256.filter(|_| set_admin.is_none());
+    config.ingress.admin_key = set_admin.map(Secret::new);
     let key =
-        KeyConfig { id: KEY_ID.to_owned(), sha256: Some(bootstrap.tenant_sha256), key: None, user: None, admin: false };
+        KeyConfig { id: KEY_ID.to_owned(), sha256: Some(keys.tenant_sha256), key: None, user: None, admin: false };
     let users = ["ada", "grace", "linus"].map(|user| (user.to_owned(), UserConfig::default()));
     let tenant = config
         .tenants
@@ -278,7 +300,7 @@ fn bootstrap(dir: &Path, config: &mut Config) -> anyhow::Result<Option<NewKeys>>
         .or_insert_with(|| TenantConfig { users: BTreeMap::from(users), ..TenantConfig::default() });
     tenant.keys.retain(|k| k.id != KEY_ID);
     tenant.keys.push(key);
-    Ok(new_keys.map(|keys| NewKeys { admin: keys.admin.filter(|_| !is_set), ..keys }))
+    Ok(new_keys)
 }
 
 fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {

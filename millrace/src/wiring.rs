@@ -11,7 +11,8 @@ use millrace_schemas::{Codec, CodecError, RegistryAccess};
 use millrace_stage::core::{Backoff, jitter};
 use millrace_stage::{StageEnv, StageMetrics, admin_client, fetch_metadata};
 use millrace_storage::{Storage, StorageError};
-use millrace_telemetry::Readiness;
+use millrace_telemetry::{AdminServer, Readiness, ReadyFlag};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::services::Service;
@@ -28,7 +29,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    fn register() -> Result<Self, prometheus::Error> {
+    /// Registers all of them.
+    pub fn register() -> Result<Self, prometheus::Error> {
         let registry = prometheus::Registry::new();
         Ok(Self {
             stage: StageMetrics::register(&registry)?,
@@ -40,6 +42,20 @@ impl Metrics {
     }
 }
 
+/// Starts `/metrics`, `/health` and `/ready` on `listen`, where it is set, before anything is connected:
+/// a process that waits for a broker lives, and says what it waits for.
+pub async fn watch(
+    listen: Option<&str>,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    until: &CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(listen) = listen else { return Ok(()) };
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("telemetry.listen `{listen}` is taken"))?;
+    tokio::spawn(AdminServer::run(listener, metrics.registry.clone(), readiness.clone(), until.clone()));
+    Ok(())
+}
+
 /// Everything connected.
 #[derive(Clone)]
 pub struct Wiring {
@@ -49,6 +65,7 @@ pub struct Wiring {
     pub readiness: Readiness,
     pub prices: Arc<PriceTable>,
     pub shutdown: CancellationToken,
+    _parts: ReadyFlag,
     storage: Option<Storage>,
     providers: Option<Providers>,
 }
@@ -56,8 +73,14 @@ pub struct Wiring {
 impl Wiring {
     /// Connects to what `services` need; what does not answer yet is waited for, with one clear
     /// line a try, until shutdown.
-    pub async fn connect(config: Config, services: &[Service], shutdown: CancellationToken) -> anyhow::Result<Self> {
-        let metrics = Metrics::register()?;
+    pub async fn connect(
+        config: Config,
+        services: &[Service],
+        (metrics, readiness): (Metrics, Readiness),
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let parts = readiness.register("parts");
+        parts.set(false, "connecting to kafka, the registry and the database");
         let prices = match &config.pricing.file {
             Some(file) => PriceTable::load(file)?,
             None => PriceTable::built_in(),
@@ -74,12 +97,14 @@ impl Wiring {
         };
         let (codec, storage) = connected?;
         // Only services that pay hold the providers' keys.
+        parts.set(true, "connected");
         let providers = if services.iter().any(|s| pays(*s)) { Some(Providers::new(&config)?) } else { None };
         Ok(Self {
             config,
             codec,
             metrics,
-            readiness: Readiness::new(),
+            readiness,
+            _parts: parts,
             prices: Arc::new(prices),
             shutdown,
             storage,

@@ -5,6 +5,9 @@ use millrace_schemas::{Completion, Ended, EndedStatus, Meta, Moderation, Outcome
 
 /// Name of this service in `stages`, metrics and logs.
 pub const NAME: &str = "moderator";
+/// The largest answer after redaction, bytes: what takes the place of a word may be longer than the
+/// word, and an outcome must stay under a megabyte. Routers pass on at most 700 KiB.
+const REDACTED_LIMIT: usize = 900 * 1024;
 
 /// The outcome of `completion` under `rules`. `started_at` and `now` in microseconds since the epoch.
 #[must_use]
@@ -47,14 +50,7 @@ pub fn decide(completion: Completion, rules: &Compiled, started_at: i64, now: i6
 /// The outcome of a completion that can not be read, for whoever its headers name.
 #[must_use]
 pub fn unreadable(meta: Meta, message: &str, now: i64) -> Outcome {
-    let error = Ended {
-        status: EndedStatus::Failed,
-        code: "internal_error".to_owned(),
-        kind: "server_error".to_owned(),
-        message: message.to_owned(),
-        param: None,
-        http_status: 500,
-    };
+    let error = failed(500, "internal_error", "server_error", message.to_owned());
     Outcome {
         meta,
         status: OutcomeStatus::Failed,
@@ -79,6 +75,28 @@ pub fn unreadable(meta: Meta, message: &str, now: i64) -> Outcome {
     }
 }
 
+/// The end of a completion whose rule set nobody made known here until its deadline.
+#[must_use]
+pub fn without_rules(completion: Completion) -> Completion {
+    let message = format!(
+        "the rule set `{}` that this answer is to be held to is not known here; tell the operator of this service",
+        completion.rule_set
+    );
+    let ended = completion.ended.unwrap_or_else(|| failed(500, "rule_set_missing", "server_error", message));
+    Completion { response: None, ended: Some(ended), ..completion }
+}
+
+fn failed(http_status: i32, code: &str, kind: &str, message: String) -> Ended {
+    Ended {
+        status: EndedStatus::Failed,
+        code: code.to_owned(),
+        kind: kind.to_owned(),
+        message,
+        param: None,
+        http_status,
+    }
+}
+
 struct Verdict {
     status: OutcomeStatus,
     response: Option<Vec<u8>>,
@@ -98,16 +116,22 @@ fn check(rules: &Compiled, answer: Vec<u8>) -> Verdict {
         Ok(moderated) => moderated,
         // What can not be read can not be held to the rules, so it is not let through.
         Err(error) => {
-            return Verdict::ended(Ended {
-                status: EndedStatus::Failed,
-                code: "invalid_provider_response".to_owned(),
-                kind: "server_error".to_owned(),
-                message: format!("the provider's answer is no chat completion ({error}); send the request again"),
-                param: None,
-                http_status: 502,
-            });
+            return Verdict::ended(failed(
+                502,
+                "invalid_provider_response",
+                "server_error",
+                format!("the provider's answer is no chat completion ({error}); send the request again"),
+            ));
         }
     };
+    if moderated.body.as_ref().is_some_and(|body| body.len() > REDACTED_LIMIT) {
+        return Verdict::ended(failed(
+            502,
+            "response_too_large",
+            "api_error",
+            format!("the answer has more than {REDACTED_LIMIT} bytes once it is redacted; ask for a shorter one"),
+        ));
+    }
     let mut hits: Vec<String> = moderated.hits.iter().map(|located| located.hit.rule.clone()).collect();
     hits.sort();
     hits.dedup();
@@ -205,6 +229,26 @@ mod tests {
             "always on the bill"
         );
         assert_eq!(outcome.stages.len(), 1);
+    }
+
+    #[test]
+    fn an_answer_that_redaction_makes_too_large_fails() {
+        let rules: RuleSet =
+            r#"terms = [{ name = "hidden-term", words = ["q"], action = "redact" }]"#.parse().expect("rules");
+        let rules = rules.compile().expect("rules");
+        let outcome = decide(completion(Some(&answer(&"q ".repeat(300 * 1024))), None), &rules, 3, 4);
+        assert_eq!(outcome.error.map(|error| error.code).as_deref(), Some("response_too_large"));
+        assert_eq!((outcome.status, outcome.response, outcome.bill.len()), (OutcomeStatus::Failed, None, 2));
+    }
+
+    #[test]
+    fn without_its_rules_an_answer_is_not_let_through() {
+        let rules = RuleSet::default().compile().expect("rules");
+        let fine = answer("hello");
+        let outcome = decide(without_rules(completion(Some(&fine), None)), &rules, 3, 4);
+        assert_eq!((outcome.status, outcome.response), (OutcomeStatus::Failed, None));
+        let ended = decide(without_rules(completion(None, Some(Ended::expired("late")))), &rules, 3, 4);
+        assert_eq!(ended.status, OutcomeStatus::Expired, "an end before stays");
     }
 
     #[test]

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use millrace_admission::{SYSTEM_TENANT, replies};
 use millrace_config::{Config, ModerationConfig};
-use millrace_rules::{Compiled, RulesError};
+use millrace_rules::{Compiled, RuleSet, RulesError};
 use millrace_schemas::{Codec, CodecError, Completion, Lane, Meta, Outcome, RequestId, now_micros, topics};
 use millrace_stage::{DriverSpec, Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 
-use crate::decide::{NAME, decide, unreadable};
+use crate::decide::{NAME, decide, unreadable, without_rules};
 
 /// The moderator of one lane.
 pub struct ModeratorStage {
     codec: Codec,
     producer: Producer,
     rules: BTreeMap<String, Compiled>,
+    no_rules: Compiled,
     lane: Lane,
 }
 
@@ -56,7 +57,8 @@ impl ModeratorStage {
     /// # Errors
     /// As [`rule_sets`].
     pub fn new(config: &Config, codec: Codec, producer: Producer, lane: Lane) -> Result<Self, RulesError> {
-        Ok(Self { codec, producer, rules: rule_sets(&config.moderation)?, lane })
+        let no_rules = RuleSet::default().compile()?;
+        Ok(Self { codec, producer, rules: rule_sets(&config.moderation)?, no_rules, lane })
     }
 
     async fn plan(&self, outcome: &Outcome) -> Result<Plan, StageError> {
@@ -86,11 +88,15 @@ impl Stage for ModeratorStage {
                 return Err(self.poison(record, &error.to_string()).await?);
             }
         };
-        let Some(rules) = self.rules.get(&completion.rule_set) else {
+        let outcome = match self.rules.get(&completion.rule_set) {
+            Some(rules) => decide(completion, rules, started_at, now_micros()),
             // Rules are rolled out before the tenants that name them; until then this waits.
-            return Err(StageError::retry(format!("rule set `{}` is not configured here", completion.rule_set)));
+            None if started_at / 1000 < completion.meta.deadline => {
+                return Err(StageError::retry(format!("rule set `{}` is not configured here", completion.rule_set)));
+            }
+            None => decide(without_rules(completion), &self.no_rules, started_at, now_micros()),
         };
-        self.plan(&decide(completion, rules, started_at, now_micros())).await
+        self.plan(&outcome).await
     }
 }
 

@@ -28,6 +28,13 @@ pub struct Received {
 }
 
 impl Received {
+    /// Bytes of its key, value and headers.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len));
+        self.value.len() + self.key.as_ref().map_or(0, Vec::len) + headers.sum::<usize>()
+    }
+
     /// The last header of this name, as text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -11,11 +11,12 @@
 //! decided by their places in the log, never by their order of arrival: every write may be
 //! repeated, late, or out of turn.
 
+mod backup;
 mod checks;
 mod cql;
 mod embedded;
 mod json;
-pub mod port;
+mod port;
 mod tally;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use millrace_config::StorageConfig;
 
 use crate::cql::Cql;
 use crate::embedded::Embedded;
+pub use backup::{Backup, Row};
 pub use port::*;
 
 /// An open database. Cloning it shares the connection.
@@ -37,6 +39,8 @@ pub struct Storage {
     pub ledger: Arc<dyn LedgerStore>,
     /// Usage and audits.
     pub usage: Arc<dyn Usage>,
+    /// All of it, row by row.
+    pub backup: Arc<dyn Backup>,
 }
 
 impl Storage {
@@ -78,7 +82,13 @@ impl Storage {
         self.results.get("millrace", "ping").await.map(|_| ())
     }
 
-    fn over<A: Results + IdempotencyKeys + LedgerStore + Usage + 'static>(adapter: Arc<A>) -> Self {
-        Self { results: adapter.clone(), keys: adapter.clone(), ledger: adapter.clone(), usage: adapter }
+    fn over<A: Results + IdempotencyKeys + LedgerStore + Usage + Backup + 'static>(adapter: Arc<A>) -> Self {
+        Self {
+            results: adapter.clone(),
+            keys: adapter.clone(),
+            ledger: adapter.clone(),
+            usage: adapter.clone(),
+            backup: adapter,
+        }
     }
 }

@@ -68,7 +68,7 @@ async fn health() -> &'static str {
 
 async fn ready(State(server): State<AdminServer>) -> Response {
     let checks = server.readiness.checks();
-    let is_ready = checks.values().all(|check| check.is_ready);
+    let is_ready = server.readiness.is_ready();
     let listed: Map<String, Value> = checks
         .into_iter()
         .map(|(name, check)| (name, json!({ "ready": check.is_ready, "detail": check.detail })))

@@ -3,5 +3,5 @@
 mod pipeline;
 mod process;
 
-pub use pipeline::{KAFKA_USER, Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client};
+pub use pipeline::{KAFKA_USER, Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client, kafka_users};
 pub use process::{Process, State, millrace, run};

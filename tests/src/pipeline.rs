@@ -14,8 +14,20 @@ use crate::process::{Process, State, millrace, run};
 
 /// API key of the tenant `acme`.
 pub const TENANT_KEY: &str = "mr_test_acme";
-/// The user of the broker's SASL listener that our processes are, where the stack has that listener.
-pub const KAFKA_USER: (&str, &str) = ("millrace", "test-only");
+/// The operator on the broker's SASL listener, where the stack has that listener.
+pub const KAFKA_USER: (&str, &str) = ("millrace-operator", "test-only");
+
+/// Everybody on the broker's SASL listener: the operator first, who may do anything, then each service
+/// as a user of its own, who may do what an ACL allows.
+pub fn kafka_users() -> impl Iterator<Item = (String, String)> {
+    let (operator, password) = KAFKA_USER;
+    let services = SERVICES.map(principal);
+    std::iter::once(operator.to_owned()).chain(services).map(move |user| (user, password.to_owned()))
+}
+
+fn principal(service: &str) -> String {
+    format!("millrace-{service}")
+}
 /// API key of the tenant `rival`.
 pub const RIVAL_KEY: &str = "mr_test_rival";
 
@@ -110,6 +122,7 @@ impl Pipeline {
                 let name = format!("{service}-{copy}");
                 let own = logs.join(format!("{name}.toml"));
                 let settings = std::fs::read_to_string(&config)?
+                    .replace(&format!("\"{}\"", KAFKA_USER.0), &format!("\"{}\"", principal(service)))
                     .replace("\"127.0.0.1:1\"", &format!("\"127.0.0.1:{front}\""))
                     .replace("\"127.0.0.1:2\"", &format!("\"127.0.0.1:{metrics}\""));
                 std::fs::write(&own, settings)?;

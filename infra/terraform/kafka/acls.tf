@@ -1,7 +1,8 @@
 locals {
   acls = jsondecode(file("${local.data_dir}/acls.json"))
 
-  # Customers write what the prompt builder reads, and read what the result sink writes.
+  # Customers write what the prompt builder reads, and read what the result sink writes; a request whose
+  # outcome is there already is answered by the prompt builder.
   customer_request_topics = flatten([for customer in local.acls.customers : customer.request_topics])
   customer_reply_topics   = flatten([for customer in local.acls.customers : customer.reply_topics])
 
@@ -9,7 +10,7 @@ locals {
     [for service in local.acls.services : {
       principal      = service.principal
       read           = concat(service.read, service.principal == "millrace-prompt-builder" ? local.customer_request_topics : [])
-      write          = concat(service.write, service.principal == "millrace-result-sink" ? local.customer_reply_topics : [])
+      write          = concat(service.write, contains(["millrace-prompt-builder", "millrace-result-sink"], service.principal) ? local.customer_reply_topics : [])
       group_prefixes = service.group_prefixes
     }],
     [for customer in local.acls.customers : {

@@ -96,7 +96,7 @@ struct Report {
 
 async fn work(stack: &Stack, args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<Report> {
     let config = &stack.wiring.config;
-    let key = stack.new_keys.as_ref().context("a new stack has a new key")?.tenant.clone();
+    let key = stack.new_keys.tenant.clone().context("a new stack has a new key")?;
     let mut batch = Follower::start(config, Lane::Batch).await?;
     let mut interactive = Follower::start(config, Lane::Interactive).await?;
     let mut tally = Tally::default();
@@ -301,7 +301,7 @@ fn check(report: &Report) -> anyhow::Result<()> {
 }
 
 async fn keep(stack: &Stack, shutdown: &CancellationToken) {
-    let key = stack.new_keys.as_ref().map(|k| k.tenant.clone()).unwrap_or_default();
+    let key = stack.new_keys.tenant.clone().unwrap_or_default();
     eprintln!(
         "\nstill running until ctrl-C: {}/v1 with key {key}, Kafka at {}",
         stack.http, stack.wiring.config.kafka.bootstrap_servers

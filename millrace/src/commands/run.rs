@@ -6,14 +6,14 @@ use anyhow::Context;
 use millrace_config::{Config, process_env};
 use millrace_schemas::Lane;
 use millrace_simulated_provider::SimulatedProviderConfig;
-use millrace_telemetry::{AdminServer, shutdown_signal};
+use millrace_telemetry::{Readiness, shutdown_signal};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::RunArgs;
 use crate::services::Service;
-use crate::wiring::Wiring;
+use crate::wiring::{Metrics, Wiring, watch};
 
 /// Runs a service; every lane of it where it has lanes.
 pub async fn run(args: RunArgs, config: Option<&Path>) -> anyhow::Result<()> {
@@ -24,18 +24,10 @@ pub async fn run(args: RunArgs, config: Option<&Path>) -> anyhow::Result<()> {
     let _logs = millrace_telemetry::init(&config.telemetry)?;
     let shutdown = shutdown_signal()?;
     let after = CancellationToken::new();
-    let admin = match &config.telemetry.listen {
-        Some(listen) => {
-            Some(TcpListener::bind(listen).await.with_context(|| format!("telemetry.listen `{listen}` is taken"))?)
-        }
-        None => None,
-    };
+    let (metrics, readiness) = (Metrics::register()?, Readiness::new());
+    watch(config.telemetry.listen.as_deref(), &metrics, &readiness, &after).await?;
     let lanes = lanes(args.service, &config)?;
-    let wiring = Wiring::connect(config, &[args.service], shutdown).await?;
-    if let Some(listener) = admin {
-        let (registry, readiness, after) = (wiring.metrics.registry.clone(), wiring.readiness.clone(), after.clone());
-        tokio::spawn(AdminServer::run(listener, registry, readiness, after));
-    }
+    let wiring = Wiring::connect(config, &[args.service], (metrics, readiness), shutdown).await?;
     tracing::info!(service = args.service.name(), "service starts");
     let result = serve(&wiring, args.service, lanes).await;
     after.cancel();

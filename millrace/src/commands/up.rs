@@ -40,13 +40,13 @@ pub async fn run(args: UpArgs, config: Option<PathBuf>, json: bool) -> anyhow::R
 fn announce(stack: &Stack, args: &UpArgs, model: &str, json: bool) {
     let kafka = &stack.wiring.config.kafka.bootstrap_servers;
     let registry = &stack.wiring.config.registry.url;
-    let keys = stack.new_keys.as_ref();
+    let keys = &stack.new_keys;
     if json {
         println!(
             "{}",
             json!({
                 "http": stack.http, "kafka": kafka, "registry": registry,
-                "admin_key": keys.and_then(|k| k.admin.clone()), "api_key": keys.map(|k| k.tenant.clone()), "model": model,
+                "admin_key": keys.admin, "api_key": keys.tenant, "model": model,
             })
         );
         return;
@@ -56,16 +56,14 @@ fn announce(stack: &Stack, args: &UpArgs, model: &str, json: bool) {
     println!("schema registry  {registry}");
     println!("data             {}", args.data_dir.display());
     println!("other commands   take --config {}", args.data_dir.join(CLIENT_FILE).display());
-    match keys {
-        Some(keys) => {
-            if let Some(admin) = &keys.admin {
-                println!("admin key        {admin}   (shown once)");
-            }
-            println!("API key          {}   (tenant demo, shown once)", keys.tenant);
-        }
+    if let Some(admin) = &keys.admin {
+        println!("admin key        {admin}   (shown once)");
+    }
+    match &keys.tenant {
+        Some(key) => println!("API key          {key}   (tenant demo, shown once)"),
         None => println!("API key          the one that the first start printed"),
     }
-    let key = keys.map_or("$MILLRACE_API_KEY", |k| k.tenant.as_str());
+    let key = keys.tenant.as_deref().unwrap_or("$MILLRACE_API_KEY");
     println!(
         "\ncurl {}/v1/chat/completions -H 'Authorization: Bearer '{key} -H 'Content-Type: application/json' -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Say hello\"}}]}}'",
         stack.http

@@ -296,7 +296,7 @@ impl<H: Handler> PollLoop<H> {
             source,
             assignment: active.token.clone(),
         };
-        let bytes = record.value.len() + 512;
+        let bytes = record.size() + 512;
         Some((partition, Stashed { record, bytes }))
     }
 

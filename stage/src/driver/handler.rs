@@ -9,7 +9,8 @@ use millrace_telemetry::{TRACEPARENT, TraceContext};
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::Shared;
-use super::producer::{ProduceError, Producer};
+use super::customers::Customers;
+use super::producer::Producer;
 use crate::core::{Backoff, Partition, Ticket, jitter};
 use crate::{Outgoing, Plan, Poison, Received, Stage, StageError, To};
 
@@ -107,6 +108,7 @@ pub(super) struct StageHandler<S> {
     pub stage: Arc<S>,
     pub name: &'static str,
     pub producer: Producer,
+    pub customers: Customers,
     pub codec: millrace_schemas::Codec,
     pub runtime: tokio::runtime::Handle,
 }
@@ -121,6 +123,7 @@ impl<S: Stage> Handler for StageHandler<S> {
             stage: Arc::clone(&self.stage),
             name: self.name,
             producer: self.producer.clone(),
+            customers: self.customers.clone(),
             codec: self.codec.clone(),
         };
         self.runtime.spawn(async move {
@@ -146,6 +149,7 @@ struct Worker<S> {
     stage: Arc<S>,
     name: &'static str,
     producer: Producer,
+    customers: Customers,
     codec: millrace_schemas::Codec,
 }
 
@@ -154,7 +158,7 @@ impl<S: Stage> Worker<S> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
         loop {
             let result = match self.stage.process(&delivery.record).await {
-                Ok(plan) => self.write(&delivery.record, plan).await.map(|()| Settled::Done),
+                Ok(plan) => self.write(&delivery, plan).await.map(|()| Settled::Done),
                 Err(StageError::Poison(poison)) => self.give_up(&delivery, *poison).await,
                 Err(other) => Err(other),
             };
@@ -181,20 +185,21 @@ impl<S: Stage> Worker<S> {
         let value = self.codec.encode(&letter).map_err(|e| StageError::Fatal(e.to_string()))?;
         let key = poison.request_id.clone().unwrap_or_else(|| record.at.to_string());
         let plan = Plan::primary(Outgoing::new(topics::DEAD_LETTERS, key, value).to(To::ByKey));
-        self.write(record, plan).await?;
-        self.write(record, poison.plan).await?;
+        self.write(delivery, plan).await?;
+        self.write(delivery, poison.plan).await?;
         Ok(Settled::DeadLettered)
     }
 
     /// The primary output, its acknowledgement, then the rest.
-    async fn write(&self, record: &Received, plan: Plan) -> Result<(), StageError> {
+    async fn write(&self, delivery: &Delivery, plan: Plan) -> Result<(), StageError> {
+        let record = &delivery.record;
         let source = record.as_source.to_string();
         let trace = TraceContext::parse_or_random(record.header(TRACEPARENT)).child().to_string();
         let headers = [(SOURCE_HEADER, source.as_str()), (TRACEPARENT, trace.as_str())];
         if let Some(primary) = &plan.primary {
-            self.send(primary, record, &headers).await?;
+            self.send(primary, delivery, &headers).await?;
         }
-        try_join_all(plan.then.iter().map(|r| self.send(r, record, &headers))).await?;
+        try_join_all(plan.then.iter().map(|r| self.send(r, delivery, &headers))).await?;
         Ok(())
     }
 
@@ -212,23 +217,22 @@ impl<S: Stage> Worker<S> {
         }
     }
 
-    async fn send(&self, out: &Outgoing, record: &Received, headers: &[(&str, &str)]) -> Result<(), StageError> {
-        let partition = match out.to {
-            To::SamePartition if !out.foreign => {
-                // A customer's topic may have more partitions than ours.
-                record.at.partition % self.partitions(&out.topic).await
+    async fn send(&self, out: &Outgoing, delivery: &Delivery, headers: &[(&str, &str)]) -> Result<(), StageError> {
+        let at = &delivery.record.at;
+        if out.foreign {
+            if let Err(error) = self.customers.send(out, at.partition, headers).await {
+                // The outcome is in the store all the same.
+                delivery.shared.count_error("customer_topic");
+                tracing::error!(stage = self.name, %at, topic = out.topic, %error, "a customer's topic did not take a record");
             }
-            To::SamePartition | To::Partition(_) | To::ByKey => record.at.partition,
-        };
-        match self.producer.send(out, partition, headers).await {
-            Ok(()) => Ok(()),
-            Err(error @ ProduceError::Refused { .. }) if out.foreign => {
-                // A customer's broken topic never stalls anybody.
-                tracing::warn!(stage = self.name, %error, "customer topic refused a record");
-                Ok(())
-            }
-            Err(error) => Err(StageError::Fatal(error.to_string())),
+            return Ok(());
         }
+        let partition = match out.to {
+            // A customer's topic may have more partitions than ours.
+            To::SamePartition => at.partition % self.partitions(&out.topic).await,
+            To::Partition(_) | To::ByKey => at.partition,
+        };
+        self.producer.send(out, partition, headers).await.map_err(|error| StageError::Fatal(error.to_string()))
     }
 }
 
@@ -236,9 +240,7 @@ impl<S: Stage> Worker<S> {
 /// beyond the limit.
 #[must_use]
 pub fn dead_letter(stage: &str, record: &Received, poison: &Poison) -> DeadLetter {
-    let size = record.value.len()
-        + record.headers.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len)).sum::<usize>();
-    let fits = size <= DEAD_LETTER_VALUE_LIMIT - 64 * 1024;
+    let fits = record.size() <= DEAD_LETTER_VALUE_LIMIT - 64 * 1024;
     DeadLetter {
         stage: stage.to_owned(),
         topic: record.at.topic.clone(),
@@ -250,7 +252,7 @@ pub fn dead_letter(stage: &str, record: &Received, poison: &Poison) -> DeadLette
         error: poison.message.clone(),
         tenant: poison.tenant.clone(),
         request_id: poison.request_id.clone(),
-        key: record.key.clone(),
+        key: record.key.clone().filter(|_| fits),
         value: fits.then(|| record.value.clone()),
         headers: if fits {
             record

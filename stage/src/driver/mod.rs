@@ -3,6 +3,7 @@
 mod committer;
 mod consumer;
 mod context;
+mod customers;
 mod handler;
 mod kafka;
 mod producer;

@@ -1,15 +1,15 @@
 //! Records out, each with its acknowledgement.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use millrace_config::KafkaConfig;
 use millrace_fail_point::{self as fail_point, Side};
-use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientConfig, ClientContext};
 use tokio::sync::oneshot;
 
 use super::kafka::producer_config;
@@ -57,7 +57,9 @@ impl ProducerContext for Acks {
 /// An idempotent producer, cheap to clone.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<ThreadedProducer<Acks>>,
+    inner: Arc<RwLock<Arc<ThreadedProducer<Acks>>>>,
+    /// For one that is replaced when it has failed for good.
+    renewal: Option<Arc<ClientConfig>>,
     prefix: Arc<str>,
     partitions: Arc<Mutex<HashMap<String, i32>>>,
 }
@@ -79,18 +81,25 @@ impl Producer {
         Self::with(kafka, &[("linger.ms", BATCH_LINGER_MS)])
     }
 
-    /// A producer whose records time out, for callers who can say "unknown" to somebody.
+    /// A producer whose records time out, for callers who can say "unknown" to somebody. After
+    /// [`ProduceError::Fatal`] a new client takes the place of the one that failed.
     ///
     /// # Errors
     /// When librdkafka refuses the settings.
     pub fn with_timeout(kafka: &KafkaConfig, timeout: Duration) -> Result<Self, KafkaError> {
-        Self::with(kafka, &[("message.timeout.ms", &timeout.as_millis().to_string())])
+        let settings = [("message.timeout.ms", timeout.as_millis().to_string())];
+        let config = producer_config(kafka, &settings.each_ref().map(|(name, value)| (*name, value.as_str())));
+        Ok(Self { renewal: Some(Arc::new(config.clone())), ..Self::of(kafka, &config)? })
     }
 
     fn with(kafka: &KafkaConfig, settings: &[(&str, &str)]) -> Result<Self, KafkaError> {
-        let config = producer_config(kafka, settings);
+        Self::of(kafka, &producer_config(kafka, settings))
+    }
+
+    fn of(kafka: &KafkaConfig, config: &ClientConfig) -> Result<Self, KafkaError> {
         Ok(Self {
-            inner: Arc::new(config.create_with_context(Acks)?),
+            inner: Arc::new(RwLock::new(Arc::new(config.create_with_context(Acks)?))),
+            renewal: None,
             prefix: kafka.topic_prefix.as_str().into(),
             partitions: Arc::default(),
         })
@@ -106,7 +115,7 @@ impl Producer {
         if let Some(count) = known {
             return Ok(count);
         }
-        let producer = Arc::clone(&self.inner);
+        let producer = self.client();
         let asked = name.clone();
         let count = tokio::task::spawn_blocking(move || {
             let metadata = producer.client().fetch_metadata(Some(&asked), Duration::from_secs(10))?;
@@ -120,6 +129,16 @@ impl Producer {
         .map_err(|_| KafkaError::Canceled)??;
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner).insert(name, count);
         Ok(count)
+    }
+
+    /// Whether a broker tells of this topic of ours within `patience`.
+    pub async fn reaches(&self, topic: &str, patience: Duration) -> bool {
+        let (client, name) = (self.client(), format!("{}{topic}", self.prefix));
+        let asked = tokio::task::spawn_blocking(move || {
+            let metadata = client.client().fetch_metadata(Some(&name), patience)?;
+            Ok::<_, KafkaError>(metadata.topics().iter().any(|t| t.name() == name && !t.partitions().is_empty()))
+        });
+        matches!(asked.await, Ok(Ok(true)))
     }
 
     /// Writes a record and waits until all in-sync replicas have it. `source_partition` resolves
@@ -151,9 +170,10 @@ impl Producer {
             To::Partition(number) => base.partition(number),
             To::ByKey => base,
         };
-        while let Err((error, back)) = self.inner.send(base) {
+        let client = self.client();
+        while let Err((error, back)) = client.send(base) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                return Err(self.classify(&topic, &error));
+                return Err(self.classify(&client, &topic, &error));
             }
             // Everything in flight is bounded, so the queue empties as the broker acknowledges.
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -164,7 +184,7 @@ impl Producer {
                 fail_point::reach(Side::After, effect);
                 Ok(())
             }
-            Ok(Err(error)) => Err(self.classify(&topic, &error)),
+            Ok(Err(error)) => Err(self.classify(&client, &topic, &error)),
             Err(_) => Err(ProduceError::Unknown),
         }
     }
@@ -174,18 +194,35 @@ impl Producer {
     /// # Errors
     /// When the time is over.
     pub async fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
-        let producer = Arc::clone(&self.inner);
+        let producer = self.client();
         tokio::task::spawn_blocking(move || producer.flush(timeout)).await.map_err(|_| KafkaError::Canceled)?
     }
 
-    fn classify(&self, topic: &str, error: &KafkaError) -> ProduceError {
-        if let Some((code, reason)) = self.inner.client().fatal_error() {
+    fn client(&self) -> Arc<ThreadedProducer<Acks>> {
+        Arc::clone(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn classify(&self, client: &Arc<ThreadedProducer<Acks>>, topic: &str, error: &KafkaError) -> ProduceError {
+        if let Some((code, reason)) = client.client().fatal_error() {
+            self.renew(client);
             return ProduceError::Fatal(format!("{code}: {reason}"));
         }
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::MessageTimedOut) => ProduceError::Unknown,
             Some(RDKafkaErrorCode::Fatal) => ProduceError::Fatal(error.to_string()),
             _ => ProduceError::Refused { topic: topic.to_owned(), error: error.to_string() },
+        }
+    }
+
+    fn renew(&self, failed: &Arc<ThreadedProducer<Acks>>) {
+        let Some(config) = &self.renewal else { return };
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&inner, failed) {
+            return;
+        }
+        match config.create_with_context(Acks) {
+            Ok(client) => *inner = Arc::new(client),
+            Err(error) => tracing::error!(%error, "no new producer can be made in place of one that failed"),
         }
     }
 }

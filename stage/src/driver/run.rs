@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::committer::Committer;
 use super::consumer::{Names, PollLoop, Shared, State};
 use super::context::Notes;
+use super::customers::Customers;
 use super::handler::{Handler, StageHandler};
 use super::kafka::consumer_config;
 use super::producer::Producer;
@@ -92,6 +93,7 @@ pub async fn run_stage<S: Stage>(
         stage: Arc::new(stage),
         name: spec.stage,
         producer: producer.clone(),
+        customers: Customers::new(&env.kafka),
         codec: env.codec.clone(),
         runtime: tokio::runtime::Handle::current(),
     };

@@ -87,17 +87,12 @@ impl LedgerStore for Cql {
     async fn flush(&self, flush: &LedgerFlush) -> Result<(), StorageError> {
         checks::flush(flush)?;
 
-        let batches = batches(&flush.entries)?;
-        let writes: Vec<_> = batches.iter().map(|batch| self.put_entries(batch)).collect();
-        stream::iter(writes).buffer_unordered(IN_FLIGHT).try_collect::<()>().await?;
+        self.put_all_entries(&flush.entries).await?;
 
         let writes: Vec<_> = flush.rollups.iter().map(|(key, rollup)| self.put_rollup(key, rollup)).collect();
         stream::iter(writes).buffer_unordered(IN_FLIGHT).try_collect::<()>().await?;
 
-        let state = [&flush.upto.to_be_bytes(), &flush.checkpoint[..]].concat();
-        let timestamp = place::rising(flush.generation, flush.upto)?;
-        let values = (place::generation(flush.generation)?, flush.partition, state, timestamp);
-        self.execute("store a checkpoint", &self.statements.put_checkpoint, values).await.map(|_| ())
+        self.put_checkpoint(flush.generation, flush.partition, flush.upto, &flush.checkpoint).await
     }
 }
 
@@ -111,7 +106,26 @@ impl Cql {
         row.map(|(totals,)| json::decode("rollup", &totals)).transpose()
     }
 
-    async fn put_rollup(&self, key: &RollupKey, rollup: &Rollup) -> Result<(), StorageError> {
+    pub(super) async fn put_checkpoint(
+        &self,
+        generation: u32,
+        partition: i32,
+        upto: i64,
+        state: &[u8],
+    ) -> Result<(), StorageError> {
+        let timestamp = place::rising(generation, upto)?;
+        let state = [&upto.to_be_bytes(), state].concat();
+        let values = (place::generation(generation)?, partition, state, timestamp);
+        self.execute("store a checkpoint", &self.statements.put_checkpoint, values).await.map(|_| ())
+    }
+
+    pub(super) async fn put_all_entries(&self, entries: &[Entry]) -> Result<(), StorageError> {
+        let batches = batches(entries)?;
+        let writes: Vec<_> = batches.iter().map(|batch| self.put_entries(batch)).collect();
+        stream::iter(writes).buffer_unordered(IN_FLIGHT).try_collect().await
+    }
+
+    pub(super) async fn put_rollup(&self, key: &RollupKey, rollup: &Rollup) -> Result<(), StorageError> {
         let generation = place::generation(key.generation)?;
         let totals = json::encode("rollup", rollup)?;
         let timestamp = place::rising(key.generation, rollup.upto)?;
@@ -236,7 +250,8 @@ pub(super) fn stored_generation(generation: i32) -> Result<u32, StorageError> {
         .map_err(|_| StorageError::Refused(format!("a stored generation is negative ({generation}): restore the row")))
 }
 
-fn split(checkpoint: &[u8]) -> Result<(i64, Vec<u8>), StorageError> {
+/// A checkpoint as it is kept.
+pub(super) fn split(checkpoint: &[u8]) -> Result<(i64, Vec<u8>), StorageError> {
     let (upto, state) = checkpoint.split_first_chunk::<8>().ok_or_else(|| {
         StorageError::Refused("a stored checkpoint is too short: restore it from a backup or replay the log".to_owned())
     })?;

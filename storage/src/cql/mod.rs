@@ -4,6 +4,7 @@
 //! need a QUORUM, conditional inserts are SERIAL. All statements but the conditional insert are
 //! idempotent, so that the driver itself repeats them on another node.
 
+mod backup;
 mod error;
 mod keys;
 mod ledger;

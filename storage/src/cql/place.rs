@@ -17,6 +17,18 @@ pub(super) fn falling(place: LogPlace) -> Result<i64, StorageError> {
     Ok(PLACES - number(place.generation, place.offset)?)
 }
 
+/// The place that [`falling`] made a timestamp of.
+pub(super) fn fallen(timestamp: i64) -> Result<LogPlace, StorageError> {
+    let number = PLACES - timestamp;
+    if !(0..PLACES).contains(&number) {
+        return Err(StorageError::Refused(format!(
+            "a stored outcome has the write time {timestamp}, which is no place in the log: it was written by hand; remove it"
+        )));
+    }
+    let generation = u32::try_from(number >> OFFSET_BITS).unwrap_or(GENERATIONS);
+    Ok(LogPlace { generation, offset: number & ((1 << OFFSET_BITS) - 1) })
+}
+
 /// Rises along the log, from 1 up to 2^50: the write of the last `upto` wins. -1 stands before the
 /// first offset.
 pub(super) fn rising(generation: u32, upto: i64) -> Result<i64, StorageError> {
@@ -47,6 +59,17 @@ mod tests {
         let stamps: Vec<_> =
             places.map(|(generation, offset)| falling(LogPlace { generation, offset }).unwrap()).into();
         assert!(stamps.is_sorted_by(|a, b| a > b), "{stamps:?}");
+    }
+
+    #[test]
+    fn a_place_comes_back_from_its_falling_timestamp() {
+        for (generation, offset) in [(0, 0), (0, OFFSETS - 1), (1, 0), (7, 12_345), (GENERATIONS - 1, OFFSETS - 1)] {
+            let place = LogPlace { generation, offset };
+            assert_eq!(fallen(falling(place).unwrap()).unwrap(), place);
+        }
+        for timestamp in [0, -1, PLACES + 1, 1_800_000_000_000_000] {
+            assert!(fallen(timestamp).is_err(), "{timestamp}");
+        }
     }
 
     #[test]

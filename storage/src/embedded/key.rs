@@ -53,6 +53,36 @@ pub(super) fn log(generation: u32, partition: i32) -> Vec<u8> {
     Key(Vec::with_capacity(8)).u32(generation).i32(partition).0
 }
 
+/// A key, taken apart again from its beginning.
+pub(super) struct Parts<'a>(&'a [u8]);
+
+impl<'a> Parts<'a> {
+    pub(super) fn of(key: &'a [u8]) -> Self {
+        Self(key)
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, StorageError> {
+        let length = usize::try_from(self.u32()?).map_err(|_| corrupt())?;
+        let (text, rest) = self.0.split_at_checked(length).ok_or_else(corrupt)?;
+        self.0 = rest;
+        String::from_utf8(text.to_vec()).map_err(|_| corrupt())
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, StorageError> {
+        let (number, rest) = self.0.split_first_chunk::<4>().ok_or_else(corrupt)?;
+        self.0 = rest;
+        Ok(u32::from_be_bytes(*number))
+    }
+
+    pub(super) fn i32(&mut self) -> Result<i32, StorageError> {
+        self.u32().map(|number| number.cast_signed() ^ i32::MIN)
+    }
+}
+
+fn corrupt() -> StorageError {
+    StorageError::Refused("a stored key is corrupt: restore the store from a backup or replay the log".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +99,16 @@ mod tests {
     #[test]
     fn texts_do_not_run_into_each_other() {
         assert_ne!(Key::of("ab").text("c").finish().unwrap(), Key::of("a").text("bc").finish().unwrap());
+    }
+
+    #[test]
+    fn a_key_is_taken_apart_as_it_was_put_together() {
+        let key = Key::of("é").text("").u32(7).i32(-3).finish().unwrap();
+        let mut parts = Parts::of(&key);
+        assert_eq!((parts.text().unwrap().as_str(), parts.text().unwrap().as_str()), ("é", ""));
+        assert_eq!((parts.u32().unwrap(), parts.i32().unwrap()), (7, -3));
+        assert!(parts.u32().is_err());
+        assert!(Parts::of(&[0, 0, 0, 9, b'x']).text().is_err());
     }
 
     #[test]

@@ -16,9 +16,8 @@ impl IdempotencyKeys for Embedded {
     }
 
     async fn add_waiter(&self, tenant: &str, request_id: &str, waiter: &Waiter) -> Result<(), StorageError> {
-        let key = Key::of(tenant).text(request_id).text(&waiter.coordinates).finish()?;
-        let waiter = json::encode("waiter", waiter)?;
-        self.run(move |tables| tables.waiters.insert(key, waiter).map_err(classify)).await
+        let (tenant, request_id, waiter) = (tenant.to_owned(), request_id.to_owned(), waiter.clone());
+        self.run(move |tables| put_waiter(tables, &tenant, &request_id, &waiter)).await
     }
 
     async fn waiters(&self, tenant: &str, request_id: &str) -> Result<Vec<Waiter>, StorageError> {
@@ -30,7 +29,12 @@ impl IdempotencyKeys for Embedded {
     }
 }
 
-fn try_claim(tables: &Tables, key: Vec<u8>, claim: &Claim) -> Result<Claimed, StorageError> {
+pub(super) fn put_waiter(tables: &Tables, tenant: &str, request_id: &str, waiter: &Waiter) -> Result<(), StorageError> {
+    let key = Key::of(tenant).text(request_id).text(&waiter.coordinates).finish()?;
+    tables.waiters.insert(key, json::encode("waiter", waiter)?).map_err(classify)
+}
+
+pub(super) fn try_claim(tables: &Tables, key: Vec<u8>, claim: &Claim) -> Result<Claimed, StorageError> {
     let _one_at_a_time = tables.locks.lock(&key);
     match tables.keys.get(&key).map_err(classify)? {
         None => {

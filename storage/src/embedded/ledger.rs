@@ -43,7 +43,7 @@ impl LedgerStore for Embedded {
     }
 }
 
-fn write(tables: &Tables, flush: &LedgerFlush) -> Result<(), StorageError> {
+pub(super) fn write(tables: &Tables, flush: &LedgerFlush) -> Result<(), StorageError> {
     let checkpoint_key = key::log(flush.generation, flush.partition);
     let _one_at_a_time = tables.locks.lock(&checkpoint_key);
     let mut batch = tables.db.batch();
@@ -61,6 +61,20 @@ fn write(tables: &Tables, flush: &LedgerFlush) -> Result<(), StorageError> {
         batch.insert(&tables.checkpoints, checkpoint_key, [&flush.upto.to_be_bytes(), &flush.checkpoint[..]].concat());
     }
     batch.commit().map_err(classify)
+}
+
+pub(super) fn put_entry(tables: &Tables, entry: &Entry) -> Result<(), StorageError> {
+    tables.entries.insert(entry_key(entry)?, json::encode("entry", entry)?).map_err(classify)
+}
+
+/// An older rollup never replaces a newer one.
+pub(super) fn put_rollup(tables: &Tables, cell: &RollupKey, rollup: &Rollup) -> Result<(), StorageError> {
+    let _one_at_a_time = tables.locks.lock(&key::log(cell.generation, cell.partition));
+    let key = rollup_key(cell)?;
+    if stored_rollup(tables, &key)?.is_none_or(|stored| stored.upto < rollup.upto) {
+        tables.rollups.insert(key, json::encode("rollup", &(cell, rollup))?).map_err(classify)?;
+    }
+    Ok(())
 }
 
 fn entry_key(entry: &Entry) -> Result<Vec<u8>, StorageError> {
@@ -84,7 +98,7 @@ fn stored_rollup(tables: &Tables, key: &[u8]) -> Result<Option<Rollup>, StorageE
     Ok(Some(rollup))
 }
 
-fn split(checkpoint: &[u8]) -> Result<(i64, &[u8]), StorageError> {
+pub(super) fn split(checkpoint: &[u8]) -> Result<(i64, &[u8]), StorageError> {
     let (upto, state) = checkpoint.split_first_chunk::<8>().ok_or_else(|| {
         StorageError::Refused("a stored checkpoint is too short: restore it from a backup or replay the log".to_owned())
     })?;

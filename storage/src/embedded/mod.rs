@@ -9,6 +9,7 @@
 //! an audit reads everything; an async worker must not stand still for either. The hop costs about
 //! as much as the write, which at the rates of an embedded stack is nothing.
 
+mod backup;
 mod create;
 mod key;
 mod keys;

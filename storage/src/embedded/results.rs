@@ -46,7 +46,7 @@ impl Results for Embedded {
     }
 }
 
-fn put(tables: &Tables, key: Vec<u8>, place: LogPlace, outcome: &[u8]) -> Result<(), StorageError> {
+pub(super) fn put(tables: &Tables, key: Vec<u8>, place: LogPlace, outcome: &[u8]) -> Result<(), StorageError> {
     let _one_at_a_time = tables.locks.lock(&key);
     if let Some(stored) = tables.results.get(&key).map_err(classify)?
         && split(&stored)?.0 <= place
@@ -60,7 +60,7 @@ fn put(tables: &Tables, key: Vec<u8>, place: LogPlace, outcome: &[u8]) -> Result
     tables.results.insert(key, value).map_err(classify)
 }
 
-fn split(stored: &[u8]) -> Result<(LogPlace, &[u8]), StorageError> {
+pub(super) fn split(stored: &[u8]) -> Result<(LogPlace, &[u8]), StorageError> {
     let Some((generation, rest)) = stored.split_first_chunk::<4>() else { return Err(short()) };
     let Some((offset, outcome)) = rest.split_first_chunk::<8>() else { return Err(short()) };
     let place = LogPlace { generation: u32::from_be_bytes(*generation), offset: i64::from_be_bytes(*offset) };

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod backup;
 mod keys;
 mod ledger;
 mod model;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use millrace_storage::{Entry, LogPlace, Rollup, RollupKey, Storage};
 
+pub use backup::*;
 pub use keys::*;
 pub use ledger::*;
 pub use random::*;
@@ -45,6 +47,7 @@ macro_rules! contract {
             an_empty_flush_moves_the_checkpoint,
             usage_is_of_one_tenant_and_range,
             usage_of_all_times_is_found,
+            every_row_is_exported_and_imported_unchanged,
         );
         $crate::contract!(@over $fresh => count_counts_outcomes, totals_are_the_sums);
 

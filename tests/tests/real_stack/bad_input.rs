@@ -1,81 +1,138 @@
-//! Bad records, one of each kind.
+//! Bad records, one of each kind, each with a sound one behind it in the same partition.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
 use millrace_stack::Stack;
 use millrace_tests::Pipeline;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use serde_json::{Value, json};
 
-use crate::volume::REQUESTS;
-use crate::{produce, producer, tapped};
+use crate::{produce_to, producer, tapped};
 
-/// Name, topic, headers and value of a record.
-type Case = (&'static str, &'static str, Vec<(&'static str, &'static str)>, Vec<u8>);
+/// Bound to the tenant `acme`.
+const BOUND: &str = "acme.requests";
+/// Anybody may write there; a record must prove its tenant.
+const SHARED: &str = "e2e.requests.batch";
+const JSON: (&str, &str) = ("content-type", "application/json");
+/// Every record goes here, so that whatever stalls one stalls all.
+const PARTITION: i32 = 1;
 
-/// Each bad record is a dead letter and a failed outcome with one message, and the one behind it is served.
-pub async fn ends_as_a_dead_letter_and_a_failed_outcome(stack: &Stack, pipeline: &Pipeline) -> anyhow::Result<()> {
-    let fine = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Still served" }] });
+/// A bad record and what is expected of it.
+struct Case {
+    topic: &'static str,
+    headers: Vec<(&'static str, &'static str)>,
+    value: Vec<u8>,
+    code: &'static str,
+    /// How its outcome ends.
+    status: &'static str,
+    tenant: &'static str,
+}
+
+impl Case {
+    fn of(code: &'static str, value: impl Into<Vec<u8>>) -> Self {
+        Self { topic: BOUND, headers: vec![JSON], value: value.into(), code, status: "failed", tenant: "acme" }
+    }
+
+    fn avro(self) -> Self {
+        Self { headers: Vec::new(), ..self }
+    }
+
+    fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// A record that proves no tenant is the system's.
+    fn by_nobody(self) -> Self {
+        Self { topic: SHARED, tenant: "system", ..self }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let fine = sound();
     let with = |key: &str, value: Value| {
         let mut body = fine.clone();
         body[key] = value;
-        body.to_string().into_bytes()
+        body.to_string()
     };
-    let mut misspelt = fine.clone();
-    let messages = misspelt["messages"].take();
-    misspelt["mesages"] = messages;
-    misspelt.as_object_mut().context("an object")?.remove("messages");
-    let json_header = ("content-type", "application/json");
+    let misspelt = fine.to_string().replace("messages", "mesages");
     let wrong_id = [&[0_u8, 0x7f, 0xff, 0xff, 0xff][..], b"body"].concat();
-    let cases: Vec<Case> = vec![
-        ("garbage", "acme.requests", vec![], vec![0xde, 0xad]),
-        ("schema-id", "acme.requests", vec![], wrong_id),
-        ("unsigned", "e2e.requests.batch", vec![json_header], fine.to_string().into_bytes()),
-        (
-            "signature",
-            "e2e.requests.batch",
-            vec![json_header, ("millrace-signature", "v1:nobody/k:00")],
-            fine.to_string().into_bytes(),
-        ),
-        ("model", "acme.requests", vec![json_header], with("model", json!("no-such-model"))),
-        ("utf-8", "acme.requests", vec![json_header], b"{\"model\": \"\xff\"}".to_vec()),
-        ("missing", "acme.requests", vec![json_header], with("messages", Value::Null)),
-        ("misspelt", "acme.requests", vec![json_header], misspelt.to_string().into_bytes()),
-        (
-            "too long",
-            "acme.requests",
-            vec![json_header],
-            with("messages", json!([{ "role": "user", "content": "x".repeat(300 * 1024) }])),
-        ),
-        ("late", "acme.requests", vec![json_header, ("deadline", "1000")], fine.to_string().into_bytes()),
-    ];
-    let producer = producer(stack)?;
-    let before = tapped(pipeline, "outcomes.batch", REQUESTS).await?.len();
-    for (_, topic, headers, value) in &cases {
-        produce(&producer, topic, headers, value).await?;
-    }
-    produce(&producer, "acme.requests", &[json_header], fine.to_string().as_bytes()).await?;
-    // Beyond the topic's limit the broker itself refuses: nothing is accepted, nothing is lost.
-    let huge = vec![b' '; 10 << 20];
-    ensure!(produce(&producer, "acme.requests", &[json_header], &huge).await.is_err(), "10 MB must be refused");
+    // More tokens than the model takes, in fewer bytes than a record may have.
+    let long = json!([{ "role": "user", "content": "🦥".repeat(60_000) }]);
+    vec![
+        Case::of("undecodable", [0xde, 0xad]).avro(),
+        Case::of("undecodable", wrong_id).avro(),
+        Case::of("unknown_tenant", fine.to_string()).by_nobody(),
+        Case::of("invalid_signature", fine.to_string()).by_nobody().with("millrace-signature", "v1:nobody/k:00"),
+        Case::of("model_not_found", with("model", json!("no-such-model"))),
+        Case::of("invalid_utf8", b"{\"model\": \"\xff\"}".to_vec()),
+        Case::of("invalid_type", with("messages", Value::Null)),
+        Case::of("missing_required_parameter", misspelt),
+        Case::of("request_too_large", with("messages", json!([{ "role": "user", "content": "x".repeat(300 << 10) }]))),
+        Case::of("context_length_exceeded", with("messages", long)),
+        Case::of("request_too_large", with("messages", json!([{ "role": "user", "content": "x".repeat(10 << 20) }]))),
+        Case { status: "expired", ..Case::of("deadline_exceeded", fine.to_string()).with("deadline", "1000") },
+    ]
+}
 
-    let outcomes = tapped(pipeline, "outcomes.batch", before + cases.len() + 1).await?;
-    let new = &outcomes[..];
-    let mut by_status = BTreeMap::<&str, usize>::new();
-    for outcome in new {
-        *by_status.entry(outcome["value"]["status"].as_str().unwrap_or("none")).or_default() += 1;
-        let is_fine = outcome["value"]["status"] == "succeeded";
-        let message = outcome["value"]["error"]["message"].as_str().unwrap_or_default();
-        ensure!(is_fine || (message.len() > 20 && !message.contains('\n')), "no clear message: {outcome}");
+fn sound() -> Value {
+    json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Still served" }] })
+}
+
+/// Each bad record is a dead letter and an outcome with one clear message, and the one behind it is served.
+pub async fn ends_as_a_dead_letter_and_a_failed_outcome(stack: &Stack, pipeline: &Pipeline) -> anyhow::Result<()> {
+    allow_large_records(stack).await?;
+    let producer = producer(stack)?;
+    let cases = cases();
+    let before = tapped(pipeline, "outcomes.batch", 0).await?.len();
+    let mut places = Vec::new();
+    for (number, case) in cases.iter().enumerate() {
+        places.push(produce_to(&producer, case.topic, Some(PARTITION), &case.headers, &case.value).await?);
+        let behind = number.to_string();
+        let headers = [JSON, ("label-behind", behind.as_str())];
+        produce_to(&producer, BOUND, Some(PARTITION), &headers, sound().to_string().as_bytes()).await?;
     }
-    let bad: usize = by_status.iter().filter(|(status, _)| **status != "succeeded").map(|(_, count)| count).sum();
-    ensure!(bad >= cases.len(), "{by_status:?}");
-    let letters = tapped(pipeline, "dead-letters", cases.len()).await?;
-    let codes: HashSet<_> = letters.iter().filter_map(|l| l["value"]["code"].as_str()).collect();
-    ensure!(codes.len() >= 5, "dead letters say what was wrong: {codes:?}");
-    for (name, _, _, value) in &cases {
-        let held = letters.iter().any(|letter| letter["value"]["value"] == seen_as(value));
-        ensure!(held, "{name} is in no dead letter byte for byte");
+
+    let outcomes = tapped(pipeline, "outcomes.batch", before + 2 * cases.len()).await?;
+    // A dead letter is acknowledged before its outcome is written.
+    let letters = tapped(pipeline, "dead-letters", 0).await?;
+    let by_id: HashMap<&str, &Value> =
+        outcomes.iter().filter_map(|o| Some((o["value"]["meta"]["request_id"].as_str()?, &o["value"]))).collect();
+    for (number, (case, offset)) in cases.iter().zip(places).enumerate() {
+        let topic = case.topic.trim_start_matches("e2e.");
+        let place = format!("case {number}, {} at {topic}/{PARTITION}/{offset}", case.code);
+        let is_it = |l: &&Value| l["topic"] == topic && l["partition"] == PARTITION && l["offset"] == offset;
+        let letter = letters.iter().map(|l| &l["value"]).find(is_it).with_context(|| format!("{place}: no letter"))?;
+        ensure!(letter["code"] == case.code && letter["tenant"] == case.tenant, "{place}: {letter}");
+        // What is beyond twice the limit is named by its place alone.
+        let held = if case.value.len() > 2 << 20 { Value::Null } else { seen_as(&case.value) };
+        ensure!(letter["value"] == held, "{place} is not held byte for byte");
+
+        let id = letter["request_id"].as_str().with_context(|| format!("{place}: no id in {letter}"))?;
+        let outcome = by_id.get(id).with_context(|| format!("{place}: no outcome of {id}"))?;
+        let (error, meta) = (&outcome["error"], &outcome["meta"]);
+        ensure!(outcome["status"] == case.status && error["code"] == case.code, "{place}: {outcome}");
+        ensure!(meta["tenant"] == case.tenant && error["message"] == letter["error"], "{place}: {outcome}");
+        let message = error["message"].as_str().unwrap_or_default();
+        ensure!(message.len() > 20 && !message.contains('\n'), "{place}: no clear message: {message}");
+
+        let behind = number.to_string();
+        let is_behind = |o: &&Value| o["value"]["meta"]["labels"]["behind"] == behind.as_str();
+        let served = outcomes.iter().find(is_behind).with_context(|| format!("{place}: nothing behind it"))?;
+        ensure!(served["value"]["status"] == "succeeded", "{place}: {served}");
+    }
+    Ok(())
+}
+
+/// A customer's own topic may take larger records than ours; what is made of them may not be larger.
+async fn allow_large_records(stack: &Stack) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", stack.bootstrap_servers()).create()?;
+    let alter = AlterConfig::new(ResourceSpecifier::Topic(BOUND)).set("max.message.bytes", "12582912");
+    for result in admin.alter_configs([&alter], &AdminOptions::new()).await? {
+        result.map_err(|(topic, error)| anyhow::anyhow!("{topic:?}: {error}"))?;
     }
     Ok(())
 }

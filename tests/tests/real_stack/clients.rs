@@ -24,9 +24,9 @@ pub async fn publish_and_read_without_our_code(stack: &Stack, pipeline: &Pipelin
     let servers = ["--bootstrap", &bootstrap, "--registry", &registry, "--topic"];
     let published =
         [REQUESTS, "--schema", text(&schema)?, "--prompt", "By Confluent's serializer", "--reply-topic", OUTCOMES];
-    python("publish.py", &[&servers[..], &published].concat()).await?;
+    python("examples/clients/publish.py", &[&servers[..], &published].concat()).await?;
 
-    let read = python("outcomes.py", &[&servers[..], &[OUTCOMES, "--count", "3"]].concat()).await?;
+    let read = python("examples/clients/outcomes.py", &[&servers[..], &[OUTCOMES, "--count", "3"]].concat()).await?;
     let outcomes: Vec<Value> = read.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     for origin in ["plain", "kcat", "confluent-kafka"] {
         let outcome = outcomes
@@ -66,11 +66,13 @@ async fn kcat(stack: &Stack) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs one of `examples/clients` with the interpreter that `tests/clients.sh` set up.
-async fn python(script: &str, args: &[&str]) -> anyhow::Result<String> {
+/// Runs a script of this repository with the interpreter that `tests/clients.sh` set up.
+pub async fn python<S: AsRef<str>>(script: &str, args: &[S]) -> anyhow::Result<String> {
     let interpreter = run(repository().join("tests/clients.sh"), &[]).await?;
-    let script = repository().join("examples/clients").join(script);
-    run(interpreter.trim(), &[&[text(&script)?], args].concat()).await
+    let script = repository().join(script);
+    let mut all = vec![text(&script)?];
+    all.extend(args.iter().map(AsRef::as_ref));
+    run(interpreter.trim(), &all).await
 }
 
 fn repository() -> PathBuf {

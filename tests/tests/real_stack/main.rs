@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use millrace_stack::Stack;
-use millrace_tests::{KAFKA_USER, Pipeline, Setup, TENANT_KEY, client, millrace, run};
+use millrace_tests::{KAFKA_USER, Pipeline, Setup, TENANT_KEY, client, kafka_users, millrace, run};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -19,7 +19,8 @@ use serde_json::Value;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow::Result<()> {
-    let stack = Stack::builder().sasl([KAFKA_USER]).start().await?;
+    let stack = Stack::builder().sasl(kafka_users()).start().await?;
+    clients::python("tests/acls.py", &grants(&stack)).await?;
     let pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
@@ -30,6 +31,12 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     a_refused_password_is_said(&pipeline).await?;
     pipeline.stop().await?;
     stack.stop().await
+}
+
+/// What each service may do on the broker: what infra/kafka/acls.json says, no more.
+fn grants(stack: &Stack) -> Vec<String> {
+    let prefixes = ["e2e.", "e2e.", "--request-topic", "acme.requests", "--reply-topic", "acme.outcomes"];
+    std::iter::once(stack.bootstrap_servers()).chain(prefixes.map(str::to_owned)).collect()
 }
 
 async fn a_refused_password_is_said(pipeline: &Pipeline) -> anyhow::Result<()> {
@@ -84,13 +91,25 @@ fn producer(stack: &Stack) -> anyhow::Result<FutureProducer> {
 }
 
 async fn produce(producer: &FutureProducer, topic: &str, headers: &[(&str, &str)], value: &[u8]) -> anyhow::Result<()> {
+    produce_to(producer, topic, None, headers, value).await.map(|_| ())
+}
+
+/// Publishes a record and tells its offset.
+async fn produce_to(
+    producer: &FutureProducer,
+    topic: &str,
+    partition: Option<i32>,
+    headers: &[(&str, &str)],
+    value: &[u8],
+) -> anyhow::Result<i64> {
     let mut all = OwnedHeaders::new();
     for (key, value) in headers {
         all = all.insert(Header { key, value: Some(*value) });
     }
-    let record = FutureRecord::<(), [u8]>::to(topic).headers(all).payload(value);
-    producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| anyhow::anyhow!("{topic}: {error}"))?;
-    Ok(())
+    let mut record = FutureRecord::<(), [u8]>::to(topic).headers(all).payload(value);
+    record.partition = partition;
+    let sent = producer.send(record, Duration::from_secs(10)).await;
+    Ok(sent.map_err(|(error, _)| anyhow::anyhow!("{topic}: {error}"))?.offset)
 }
 
 /// Records of `topic` from its beginning, once there are at least so many.
