@@ -57,13 +57,15 @@ pub use crate::worker::Settings;
 
 /// Name of the service and of its consumer group.
 pub const STAGE: &str = "cost-ledger";
+/// Calls of all lanes are in one topic.
+const LANE: &str = "all";
 
 /// What the ledger consumes and how.
 #[must_use]
 pub fn spec() -> DriverSpec {
     DriverSpec {
         stage: STAGE,
-        lane: "all".to_owned(),
+        lane: LANE.to_owned(),
         group: STAGE.to_owned(),
         topics: vec![topics::CALLS.to_owned()],
         foreign_topics: Vec::new(),

@@ -17,6 +17,7 @@ use millrace_stage::{Outgoing, To};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use crate::accept::decode;
 use crate::error::ApiError;
@@ -208,7 +209,13 @@ async fn measure(State(ingress): State<Arc<Ingress>>, request: HttpRequest, next
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| "unknown".to_owned(), |p| p.as_str().to_owned());
     let began = Instant::now();
-    let response = next.run(request).await;
+    let span = tracing::info_span!("http", route, trace_id = tracing::field::Empty);
+    if !span.is_disabled()
+        && let Some(trace) = request.headers().get(TRACEPARENT).and_then(|v| TraceContext::parse(v.to_str().ok()?))
+    {
+        span.record("trace_id", format!("{:032x}", trace.trace_id));
+    }
+    let response = next.run(request).instrument(span).await;
     ingress.metrics.requests.with_label_values(&[route.as_str(), response.status().as_str()]).inc();
     ingress.metrics.seconds.with_label_values(&[&route]).observe(began.elapsed().as_secs_f64());
     response

@@ -9,6 +9,7 @@ mod commands;
 mod endpoints;
 mod keys;
 mod outcomes;
+mod positions;
 mod publish;
 mod services;
 mod stack;

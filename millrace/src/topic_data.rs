@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use millrace_config::Config;
 use millrace_stage::{admin_client, client_config, fetch_metadata};
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
@@ -144,7 +146,15 @@ pub async fn plan(config: &Config, wanted: &[Topic]) -> anyhow::Result<Vec<Chang
                     partitions: all.clone(),
                 }));
             }
-            Some(count) => {
+            Some((count, replicas)) => {
+                if *replicas < topic.replication_factor {
+                    let why = format!(
+                        "it has {replicas} replicas and should have {}: reassign its partitions with Kafka's own tool, \
+                         or say so with kafka.replication_factor",
+                        topic.replication_factor
+                    );
+                    changes.push(Change::Refuse { topic: topic.name.clone(), why });
+                }
                 if *count != topic.partitions {
                     let why = format!(
                         "it has {count} partitions and should have {}: topics never change partitions in place; make a new generation",
@@ -213,9 +223,11 @@ async fn configure(
         if !changes.iter().any(|c| matches!(c, Change::Configure { topic: t, .. } if *t == topic.name)) {
             continue;
         }
-        // The request replaces all settings of the topic, so all are named.
+        // The request replaces all settings of the topic, so all are named: also those of somebody else.
+        let mut settings = own_settings(admin, topic).await?;
+        settings.extend(topic.configs.clone());
         let mut alter = AlterConfig::new(ResourceSpecifier::Topic(&topic.name));
-        for (name, value) in &topic.configs {
+        for (name, value) in &settings {
             alter = alter.set(name, value);
         }
         for result in admin.alter_configs([&alter], &options()).await? {
@@ -225,11 +237,27 @@ async fn configure(
     Ok(())
 }
 
+/// What was set for this very topic.
+async fn own_settings(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &Topic,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut settings = BTreeMap::new();
+    for resource in admin.describe_configs([&ResourceSpecifier::Topic(&topic.name)], &options()).await? {
+        let resource = resource.map_err(|e| anyhow::anyhow!("topic `{}` can not be described: {e}", topic.name))?;
+        let own = resource.entries.into_iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
+        settings.extend(own.filter_map(|entry| Some((entry.name, entry.value?))));
+    }
+    Ok(settings)
+}
+
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
 }
 
-async fn existing(config: &Config) -> anyhow::Result<BTreeMap<String, i32>> {
+/// Partitions, and replicas of the partition that has the fewest, of the topics that are there.
+async fn existing(config: &Config) -> anyhow::Result<BTreeMap<String, (i32, i32)>> {
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let kafka = config.kafka.clone();
     tokio::task::spawn_blocking(move || {
         let metadata =
@@ -238,7 +266,10 @@ async fn existing(config: &Config) -> anyhow::Result<BTreeMap<String, i32>> {
             .topics()
             .iter()
             .filter(|t| t.error().is_none() && !t.partitions().is_empty())
-            .map(|t| (t.name().to_owned(), i32::try_from(t.partitions().len()).unwrap_or(i32::MAX)))
+            .map(|t| {
+                let replicas = t.partitions().iter().map(|p| p.replicas().len()).min().unwrap_or(0);
+                (t.name().to_owned(), (count(t.partitions().len()), count(replicas)))
+            })
             .collect())
     })
     .await?

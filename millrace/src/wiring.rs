@@ -32,11 +32,12 @@ impl Metrics {
     /// Registers all of them.
     pub fn register() -> Result<Self, prometheus::Error> {
         let registry = prometheus::Registry::new();
+        let stage = StageMetrics::register(&registry)?;
         Ok(Self {
-            stage: StageMetrics::register(&registry)?,
             router: Arc::new(millrace_inference_router::Metrics::register(&registry)?),
-            ledger: millrace_cost_ledger::LedgerMetrics::register(&registry)?,
+            ledger: millrace_cost_ledger::LedgerMetrics::register(&registry, &stage)?,
             ingress: millrace_ingress::IngressMetrics::register(&registry)?,
+            stage,
             registry,
         })
     }

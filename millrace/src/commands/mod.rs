@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod backup;
 mod completions;
 mod config;
 mod demo;
@@ -34,6 +35,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Usage(args) => usage::run(args, tool_config(config.as_deref())?, json).await,
         Command::Config(args) => config::run(args, &tool_config(config.as_deref())?, json),
         Command::Doctor => doctor::run(tool_config(config.as_deref())?, json).await,
+        Command::Backup(args) => backup::run(args, tool_config(config.as_deref())?, json).await,
         Command::Storage(args) => storage::run(args, tool_config(config.as_deref())?, json).await,
         #[cfg(feature = "harness")]
         Command::Bench(args) => {
@@ -55,9 +57,10 @@ fn tool_config(named: Option<&std::path::Path>) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Logs of commands whose output is for people: warnings only, unless MILLRACE_LOG says otherwise.
+/// Logs of commands whose output is for people: errors, and what is waited for, unless MILLRACE_LOG says
+/// otherwise.
 fn quiet_logs() -> anyhow::Result<()> {
-    let log_filter = std::env::var("MILLRACE_LOG").unwrap_or_else(|_| "error".to_owned());
+    let log_filter = std::env::var("MILLRACE_LOG").unwrap_or_else(|_| "error,millrace::wiring=warn".to_owned());
     let _logs = millrace_telemetry::init(&TelemetryConfig { log_filter, log_format: LogFormat::Pretty, listen: None })?;
     Ok(())
 }

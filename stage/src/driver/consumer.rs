@@ -59,6 +59,9 @@ impl Shared {
 
     pub fn settle(&self, ticket: Ticket, outcome: Settled, taken: Instant) {
         self.tracker().settle(ticket);
+        if outcome == Settled::DeadLettered {
+            self.count_error("poison");
+        }
         self.metrics.records.with_label_values(&[self.stage, &self.lane, outcome.label()]).inc();
         self.metrics
             .seconds

@@ -1,5 +1,6 @@
 //! The whole arrow on real Kafka, Cassandra and registry, every service as two processes.
 
+mod backup;
 mod bad_input;
 mod clients;
 mod http;
@@ -21,7 +22,7 @@ use serde_json::Value;
 async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow::Result<()> {
     let stack = Stack::builder().sasl(kafka_users()).start().await?;
     clients::python("tests/acls.py", &grants(&stack)).await?;
-    let pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
+    let mut pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
     clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
@@ -29,6 +30,7 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline).await?;
     usage_is_what_the_provider_counted(&pipeline).await?;
     a_refused_password_is_said(&pipeline).await?;
+    backup::a_lost_store_is_restored(&mut pipeline).await?;
     pipeline.stop().await?;
     stack.stop().await
 }
