@@ -156,7 +156,7 @@ fn flags_reach_keys_with_dots() {
     ];
     let config = load_with("", &[], &flags).unwrap();
     assert_eq!(config.kafka.client["security.protocol"], "ssl");
-    let binding = TopicBinding { tenant: "acme".into(), lane: "interactive".into() };
+    let binding = TopicBinding { lane: "interactive".into(), ..TopicBinding::batch("acme") };
     assert_eq!(config.topic_bindings["acme.requests"], binding);
     assert_eq!(config.providers["my.own"].base_url, "http://a/v1");
 }

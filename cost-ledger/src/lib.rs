@@ -108,6 +108,14 @@ pub fn handler<L: CallsLog>(
     }
 }
 
+/// How many calls are open in a stored checkpoint.
+///
+/// # Errors
+/// One sentence: it can not be read.
+pub fn open_calls(upto: i64, checkpoint: &[u8]) -> Result<usize, String> {
+    checkpoint::decode(upto, checkpoint).map(|fold| fold.open().len())
+}
+
 /// Runs the ledger until shutdown or failure.
 ///
 /// # Errors

@@ -219,6 +219,10 @@ pub enum TopicsAction {
     Apply,
     /// Fail when anything differs.
     Check,
+    /// Go on with customers' own topics where an earlier generation's builders stopped.
+    HandOver,
+    /// Fail while the configured generation has anything left to work off.
+    Drained,
 }
 
 /// `millrace topics`
@@ -230,6 +234,9 @@ pub struct TopicsArgs {
     /// Another data file than the built-in infra/kafka/topics.json.
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
+    /// For hand-over: the generation that read before; else the one before.
+    #[arg(long, value_name = "GENERATION")]
+    pub from: Option<u32>,
 }
 
 /// `millrace usage`

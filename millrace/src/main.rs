@@ -7,6 +7,7 @@ mod chaos;
 mod cli;
 mod commands;
 mod endpoints;
+mod generations;
 mod keys;
 mod outcomes;
 mod positions;

@@ -7,12 +7,15 @@ use anyhow::{Context, bail, ensure};
 use millrace_config::Config;
 use millrace_stage::client_config;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use crate::topic_data::Topic;
 
 const ANSWER: Duration = Duration::from_secs(15);
+const COORDINATOR_TRIES: u32 = 40;
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(250);
 
 /// How far a group had worked off a partition. Names as on the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +56,7 @@ pub fn read(config: &Config, topics: &[Topic]) -> anyhow::Result<Vec<Position>> 
     for (group, topics) in by_group(topics) {
         let consumer = consumer(config, group)?;
         for topic in topics {
-            for (partition, committed) in committed(&consumer, group, topic)? {
+            for (partition, committed) in committed(&consumer, group, &topic.name)? {
                 let Some(committed) = committed else {
                     bail!("group `{group}` has no position on `{}`; run `millrace topics check`", topic.name);
                 };
@@ -81,7 +84,7 @@ pub fn restore(config: &Config, topics: &[Topic], saved: &[Position], dry_run: b
         let writes_the_store = store_writers.iter().any(|writer| group.starts_with(writer.as_str()));
         let mut list = TopicPartitionList::new();
         for topic in topics {
-            let now: BTreeMap<i32, Option<i64>> = committed(&consumer, group, topic)?.into_iter().collect();
+            let now: BTreeMap<i32, Option<i64>> = committed(&consumer, group, &topic.name)?.into_iter().collect();
             for position in saved.iter().filter(|p| p.group == group && p.topic == topic.name) {
                 let now = now.get(&position.partition).copied().with_context(|| {
                     format!("`{}` has no partition {} any more", position.topic, position.partition)
@@ -129,22 +132,42 @@ fn consumer(config: &Config, group: &str) -> anyhow::Result<BaseConsumer> {
     Ok(client_config(&config.kafka).set("group.id", group).set("enable.auto.commit", "false").create()?)
 }
 
-fn committed(consumer: &BaseConsumer, group: &str, topic: &Topic) -> anyhow::Result<Vec<(i32, Option<i64>)>> {
+/// Positions of `group` on a topic, partition by partition. Blocks.
+pub fn committed(consumer: &BaseConsumer, group: &str, topic: &str) -> anyhow::Result<Vec<(i32, Option<i64>)>> {
     let mut list = TopicPartitionList::new();
-    let metadata = consumer.fetch_metadata(Some(&topic.name), ANSWER).context("kafka does not answer")?;
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER).context("kafka does not answer")?;
     let partitions = metadata.topics().first().map_or(0, |t| t.partitions().len());
-    ensure!(partitions > 0, "there is no topic `{}`; run `millrace topics apply`", topic.name);
+    ensure!(partitions > 0, "there is no topic `{}`; run `millrace topics apply`", topic);
     for partition in 0..i32::try_from(partitions).unwrap_or(i32::MAX) {
-        list.add_partition(&topic.name, partition);
+        list.add_partition(&topic, partition);
     }
-    let answered = consumer
-        .committed_offsets(list, ANSWER)
-        .with_context(|| format!("the position of group `{group}` on `{}`", topic.name))?;
+    let mut tries = 0;
+    let answered = loop {
+        match consumer.committed_offsets(list.clone(), ANSWER) {
+            Ok(answered) => break answered,
+            // A cluster that was just made has no coordinators for a moment.
+            Err(error) if tries < COORDINATOR_TRIES && is_moving(&error) => tries += 1,
+            Err(error) => return Err(error).with_context(|| format!("the position of group `{group}` on `{topic}`")),
+        }
+        std::thread::sleep(COORDINATOR_PAUSE);
+    };
     let offset = |offset| match offset {
         Offset::Offset(offset) => Some(offset),
         Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
     };
     Ok(answered.elements().iter().map(|e| (e.partition(), offset(e.offset()))).collect())
+}
+
+/// Whether the group's coordinator is being found or is on its way.
+fn is_moving(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+        )
+    )
 }
 
 #[cfg(test)]

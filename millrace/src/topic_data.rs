@@ -15,6 +15,8 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
+use crate::positions;
+
 const BUILT_IN: &str = include_str!("../../infra/kafka/topics.json");
 const ANSWER: Duration = Duration::from_secs(15);
 
@@ -38,6 +40,8 @@ struct Entry {
     name: String,
     partitions: i32,
     #[serde(default)]
+    generations: bool,
+    #[serde(default)]
     configs: BTreeMap<String, String>,
     #[serde(default)]
     groups: Vec<String>,
@@ -49,6 +53,7 @@ pub struct Topic {
     pub name: String,
     pub partitions: i32,
     pub replication_factor: i32,
+    pub has_generations: bool,
     pub configs: BTreeMap<String, String>,
     pub groups: Vec<String>,
 }
@@ -101,18 +106,19 @@ pub fn wanted(config: &Config, file: Option<&str>) -> anyhow::Result<Vec<Topic>>
             name,
             partitions: if entry.partitions == 1 { 1 } else { partitions.unwrap_or(entry.partitions) },
             replication_factor: replicas,
+            has_generations: entry.generations,
             configs,
             groups: entry.groups.iter().map(|g| config.kafka.group(g)).collect(),
         }
     };
     let mut topics: Vec<Topic> = file.topics.iter().map(|e| resolve(config.kafka.topic(&e.name), e)).collect();
     // A customer's bound topic is made like the requests topic of its lane.
-    for (name, binding) in &config.topic_bindings {
+    for (name, binding) in config.topic_bindings.iter().filter(|(_, b)| b.is_read_by(kafka.generation)) {
         let like = format!("requests.{}", binding.lane);
         if let Some(entry) = file.topics.iter().find(|e| e.name == like)
             && topics.iter().all(|t| t.name != *name)
         {
-            topics.push(resolve(name.clone(), entry));
+            topics.push(Topic { has_generations: false, ..resolve(name.clone(), entry) });
         }
     }
     // So is a reply topic, which nobody of ours reads.
@@ -120,7 +126,7 @@ pub fn wanted(config: &Config, file: Option<&str>) -> anyhow::Result<Vec<Topic>>
         if let Some(entry) = file.topics.iter().find(|e| e.name == "outcomes.batch")
             && topics.iter().all(|t| t.name != *name)
         {
-            topics.push(Topic { groups: Vec::new(), ..resolve(name.clone(), entry) });
+            topics.push(Topic { has_generations: false, groups: Vec::new(), ..resolve(name.clone(), entry) });
         }
     }
     Ok(topics)
@@ -155,7 +161,8 @@ pub async fn plan(config: &Config, wanted: &[Topic]) -> anyhow::Result<Vec<Chang
                     );
                     changes.push(Change::Refuse { topic: topic.name.clone(), why });
                 }
-                if *count != topic.partitions {
+                // Those without generations stay as the first generation made them.
+                if *count != topic.partitions && (topic.has_generations || config.kafka.generation == 0) {
                     let why = format!(
                         "it has {count} partitions and should have {}: topics never change partitions in place; make a new generation",
                         topic.partitions
@@ -163,7 +170,16 @@ pub async fn plan(config: &Config, wanted: &[Topic]) -> anyhow::Result<Vec<Chang
                     changes.push(Change::Refuse { topic: topic.name.clone(), why });
                 }
                 changes.extend(differing_configs(&admin, topic).await?);
-                changes.extend(missing_commits(config, topic, *count).await?);
+                for change in missing_commits(config, topic).await? {
+                    changes.push(if config.topic_bindings.contains_key(&topic.name) && config.kafka.generation > 0 {
+                        // From its start every record would be asked and paid for again.
+                        let why =
+                            "an earlier generation reads it: when that is drained, run `millrace topics hand-over`";
+                        Change::Refuse { topic: topic.name.clone(), why: why.to_owned() }
+                    } else {
+                        change
+                    });
+                }
             }
         }
     }
@@ -295,28 +311,16 @@ fn group_consumer(config: &Config, group: &str) -> anyhow::Result<BaseConsumer> 
     Ok(client_config(&config.kafka).set("group.id", group).set("enable.auto.commit", "false").create()?)
 }
 
-async fn missing_commits(config: &Config, topic: &Topic, partitions: i32) -> anyhow::Result<Vec<Change>> {
+async fn missing_commits(config: &Config, topic: &Topic) -> anyhow::Result<Vec<Change>> {
     let mut changes = Vec::new();
     for group in &topic.groups {
         let consumer = group_consumer(config, group)?;
-        let name = topic.name.clone();
-        let missing = tokio::task::spawn_blocking(move || {
-            let mut list = TopicPartitionList::new();
-            (0..partitions).for_each(|p| {
-                list.add_partition(&name, p);
-            });
-            let committed = consumer.committed_offsets(list, ANSWER)?;
-            let missing = committed
-                .elements()
-                .iter()
-                .filter(|e| !matches!(e.offset(), Offset::Offset(_)))
-                .map(|e| e.partition())
-                .collect::<Vec<_>>();
-            anyhow::Ok(missing)
-        })
-        .await??;
-        if !missing.is_empty() {
-            changes.push(Change::Commit { topic: topic.name.clone(), group: group.clone(), partitions: missing });
+        let (name, group_name) = (topic.name.clone(), group.clone());
+        let committed =
+            tokio::task::spawn_blocking(move || positions::committed(&consumer, &group_name, &name)).await??;
+        let partitions: Vec<i32> = committed.into_iter().filter(|(_, o)| o.is_none()).map(|(p, _)| p).collect();
+        if !partitions.is_empty() {
+            changes.push(Change::Commit { topic: topic.name.clone(), group: group.clone(), partitions });
         }
     }
     Ok(changes)
@@ -359,6 +363,10 @@ mod tests {
         for (name, _) in crate::subjects::subjects(&config) {
             let topic = topics.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("{name} is missing"));
             assert_eq!(topic.configs["min.insync.replicas"], "1");
+        }
+        let file: File = serde_json::from_str(BUILT_IN).expect("valid");
+        for entry in &file.topics {
+            assert_eq!(entry.generations, millrace_config::has_generations(&entry.name), "{}", entry.name);
         }
         let lanes: Vec<_> = topics.iter().filter(|t| t.name.contains('.') || t.name == "calls").collect();
         assert!(lanes.iter().all(|t| t.partitions == 4), "every hop keeps the partition number");

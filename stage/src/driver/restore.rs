@@ -239,10 +239,10 @@ impl Scan {
             .and_then(|count| partition.number.checked_rem(count))
             .ok_or_else(|| ScanError::Outage(format!("`{topic}` has no partition")))?;
         let (low, end) = consumer.fetch_watermarks(&topic, number, ANSWER)?;
-        let generation = self.kafka.generation;
+        let (generation, own) = (self.kafka.generation_of(&partition.topic), self.kafka.generation_of(output));
         let all = read_tail(consumer, &topic, number, (low, end), self.config.window, |message| {
             let source = source_of(message).filter(|source| derived_from(source, partition, generation))?;
-            let record = (source.from.offset >= committed).then(|| copy(message, output, generation, &source));
+            let record = (source.from.offset >= committed).then(|| copy(message, output, own, &source));
             Some(Tail { record, source })
         })?;
         if let Some(least) = set_back(&all, committed) {
