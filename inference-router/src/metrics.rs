@@ -30,7 +30,7 @@ impl Metrics {
             calls: IntCounterVec::new(
                 Opts::new(
                     "millrace_provider_calls_total",
-                    "Calls to providers, by HTTP status; `not_sent` and `lost` for those without one.",
+                    "Calls to providers, by HTTP status; `not_sent`, `lost` and `cancelled` for those without one.",
                 ),
                 &["provider", "status"],
             )?,
@@ -49,6 +49,10 @@ impl Metrics {
             Err(CallError::Lost(_)) => "lost".to_owned(),
         };
         self.calls.with_label_values(&[target.provider.as_str(), status.as_str()]).inc();
+    }
+
+    pub(crate) fn broken_off(&self, target: &Target) {
+        self.calls.with_label_values(&[target.provider.as_str(), "cancelled"]).inc();
     }
 
     pub(crate) fn paid(&self, model: &str, line: &CallLine) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use millrace_admission::EditableBody;
+use millrace_cancellation::Cancellations;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_provider::{Ledgered, Providers, call_record};
 use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Prompt, now_micros, topics};
@@ -10,8 +11,9 @@ use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageErr
 
 use crate::completion::{Verdict, finished_calls, of_prompt, of_unreadable};
 use crate::decide::failed;
+use crate::entry::until;
 use crate::metrics::Metrics;
-use crate::router::{Router, TOO_LATE, remaining};
+use crate::router::{Router, TOO_LATE};
 
 /// `prompts.L` -> `calls` + `completions.L`. Made by [`crate::stage`].
 pub struct InferenceRouter {
@@ -30,6 +32,7 @@ pub fn stage(
     producer: Producer,
     codec: Codec,
     metrics: Arc<Metrics>,
+    cancellations: Cancellations,
     lane: Lane,
 ) -> Result<InferenceRouter, PricingError> {
     let now = now_micros() / 1000;
@@ -37,7 +40,7 @@ pub fn stage(
         prices.price(&target.provider, &target.model, now)?;
     }
     let ledger = Ledgered::new(producer, codec.clone(), prices);
-    Ok(InferenceRouter { router: Router { providers, ledger, metrics }, codec, lane })
+    Ok(InferenceRouter { router: Router { providers, ledger, metrics, cancellations }, codec, lane })
 }
 
 impl Stage for InferenceRouter {
@@ -83,7 +86,7 @@ fn judge(prompt: &Prompt) -> Next {
     if let Some(ended) = &prompt.ended {
         return Next::Ended(ended.clone());
     }
-    if remaining(prompt.meta.deadline).is_none() {
+    if until(prompt.meta.deadline).is_none() {
         return Next::Ended(Ended::expired(TOO_LATE));
     }
     let body = prompt.body.clone().and_then(|bytes| String::from_utf8(bytes).ok());
