@@ -11,12 +11,14 @@ locals {
       read           = concat(service.read, service.principal == "millrace-prompt-builder" ? local.customer_request_topics : [])
       write          = concat(service.write, service.principal == "millrace-result-sink" ? local.customer_reply_topics : [])
       group_prefixes = service.group_prefixes
+      watch          = { Topic = try(service.watch_topics, []), Group = try(service.watch_groups, []) }
     }],
     [for customer in local.acls.customers : {
       principal      = customer.principal
       read           = customer.reply_topics
       write          = customer.request_topics
       group_prefixes = customer.group_prefixes
+      watch          = { Topic = [], Group = [] }
     }],
   )
 
@@ -36,6 +38,12 @@ locals {
       }],
       [for group in client.group_prefixes : {
         principal = client.principal, operation = "Read", type = "Group", name = "${var.group_prefix}${group}", pattern = "Prefixed"
+      }],
+      [for topic in client.watch.Topic : {
+        principal = client.principal, operation = "Describe", type = "Topic", name = "${var.topic_prefix}${topic}", pattern = "Literal"
+      }],
+      [for group in client.watch.Group : {
+        principal = client.principal, operation = "Describe", type = "Group", name = "${var.group_prefix}${group}", pattern = "Literal"
       }],
     )]),
     flatten([for operator in local.acls.operators : concat(
