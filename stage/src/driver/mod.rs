@@ -5,6 +5,7 @@ mod consumer;
 mod context;
 mod handler;
 mod kafka;
+mod position;
 mod producer;
 mod readiness;
 mod rebalance;
