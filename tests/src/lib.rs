@@ -3,5 +3,5 @@
 mod pipeline;
 mod process;
 
-pub use pipeline::{KAFKA_USER, Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client};
+pub use pipeline::{FAST_OUTCOMES, FAST_REQUESTS, KAFKA_USER, Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client};
 pub use process::{Process, State, millrace, run};

@@ -3,6 +3,7 @@
 mod bad_input;
 mod clients;
 mod http;
+mod idempotency;
 mod knowledge;
 mod volume;
 
@@ -20,12 +21,13 @@ use serde_json::Value;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow::Result<()> {
     let stack = Stack::builder().sasl([KAFKA_USER]).start().await?;
-    let pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
+    let mut pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
     clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
     knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;
     bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline).await?;
+    idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
     usage_is_what_the_provider_counted(&pipeline).await?;
     a_refused_password_is_said(&pipeline).await?;
     pipeline.stop().await?;
