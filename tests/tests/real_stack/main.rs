@@ -25,6 +25,7 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
     clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
+    clients::readers_drop_copies(&stack, &pipeline).await?;
     knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;
     bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline).await?;
     idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
