@@ -14,7 +14,6 @@
 
 mod completion;
 mod decide;
-mod metrics;
 mod request;
 mod router;
 mod stage;
@@ -24,7 +23,6 @@ mod tests;
 use millrace_schemas::{Lane, topics};
 use millrace_stage::DriverSpec;
 
-pub use metrics::Metrics;
 pub use stage::{InferenceRouter, stage};
 
 /// Name of the service.

@@ -1,6 +1,5 @@
 //! From a prompt to an answer, by as many calls as it takes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_admission::EditableBody;
@@ -14,7 +13,6 @@ use serde_json::value::RawValue;
 
 use crate::completion::Verdict;
 use crate::decide::{Attempts, Step, failed};
-use crate::metrics::Metrics;
 use crate::request;
 
 /// The largest answer that travels in a completion, bytes: a record stays under a megabyte.
@@ -28,7 +26,6 @@ const REFUSED_ON_BILL: usize = 32;
 pub(crate) struct Router<L> {
     pub providers: Providers,
     pub ledger: Ledgered<L>,
-    pub metrics: Arc<Metrics>,
 }
 
 /// One prompt on its way through its targets.
@@ -110,11 +107,9 @@ impl<L: CallLog> Router<L> {
             return Ok(Attempt::TooLate);
         }
         let result = slot.chat(request, call.id(), bounds.timeout).await;
-        self.metrics.called(target, &result);
         match result {
             Ok(answer) => {
                 let line = self.ledger.line(&call, usage(&answer, request));
-                self.metrics.paid(&target.alias, &line);
                 work.bill.push(line);
                 Ok(Attempt::Answered(answer))
             }

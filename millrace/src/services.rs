@@ -99,6 +99,7 @@ impl Wiring {
                     producer: producer.clone(),
                     codec,
                     storage: self.storage()?,
+                    metrics: self.metrics.calls.clone(),
                 };
                 let stage = millrace_prompt_builder::stage(config, deps, lane)?;
                 run_stage(millrace_prompt_builder::spec(config, lane)?, env, producer, stage).await
@@ -109,7 +110,7 @@ impl Wiring {
                     Arc::clone(&self.prices),
                     producer.clone(),
                     codec,
-                    Arc::clone(&self.metrics.router),
+                    self.metrics.calls.clone(),
                     lane,
                 )?;
                 run_stage(millrace_inference_router::spec(lane), env, producer, stage).await
@@ -133,6 +134,7 @@ impl Wiring {
                     Arc::clone(&self.prices),
                     producer.clone(),
                     codec,
+                    self.metrics.calls.clone(),
                 )?;
                 match stage {
                     Some(stage) => run_stage(millrace_indexer::spec(), env, producer, stage).await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use millrace_config::{Config, Secret};
 use millrace_pricing::PriceTable;
-use millrace_provider::Providers;
+use millrace_provider::{CallMetrics, Providers};
 use millrace_schemas::{Codec, CodecError, RegistryAccess};
 use millrace_stage::core::{Backoff, jitter};
 use millrace_stage::{StageEnv, StageMetrics, admin_client, fetch_metadata};
@@ -23,7 +23,7 @@ use crate::subjects::subjects;
 pub struct Metrics {
     pub registry: prometheus::Registry,
     pub stage: StageMetrics,
-    pub router: Arc<millrace_inference_router::Metrics>,
+    pub calls: CallMetrics,
     pub ledger: millrace_cost_ledger::LedgerMetrics,
     pub ingress: millrace_ingress::IngressMetrics,
 }
@@ -34,7 +34,7 @@ impl Metrics {
         let registry = prometheus::Registry::new();
         Ok(Self {
             stage: StageMetrics::register(&registry)?,
-            router: Arc::new(millrace_inference_router::Metrics::register(&registry)?),
+            calls: CallMetrics::register(&registry)?,
             ledger: millrace_cost_ledger::LedgerMetrics::register(&registry)?,
             ingress: millrace_ingress::IngressMetrics::register(&registry)?,
             registry,
