@@ -15,6 +15,7 @@ mod stack;
 mod subjects;
 mod topic_data;
 mod ui;
+mod waiting;
 mod wiring;
 
 use std::process::ExitCode;

@@ -55,9 +55,10 @@ fn tool_config(named: Option<&std::path::Path>) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Logs of commands whose output is for people: warnings only, unless MILLRACE_LOG says otherwise.
+/// Logs of commands whose output is for people: errors, and what is waited for, unless MILLRACE_LOG says
+/// otherwise.
 fn quiet_logs() -> anyhow::Result<()> {
-    let log_filter = std::env::var("MILLRACE_LOG").unwrap_or_else(|_| "error".to_owned());
+    let log_filter = std::env::var("MILLRACE_LOG").unwrap_or_else(|_| "error,millrace::wiring=warn".to_owned());
     let _logs = millrace_telemetry::init(&TelemetryConfig { log_filter, log_format: LogFormat::Pretty, listen: None })?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use millrace_config::Config;
 
 use crate::cli::{TopicsAction, TopicsArgs};
 use crate::topic_data;
+use crate::waiting::Waiting;
 
 /// Plans, applies or checks.
 pub async fn run(args: TopicsArgs, config: Config, json: bool) -> anyhow::Result<()> {
@@ -15,10 +16,12 @@ pub async fn run(args: TopicsArgs, config: Config, json: bool) -> anyhow::Result
         None => None,
     };
     let wanted = topic_data::wanted(&config, file.as_deref())?;
+    let waiting = Waiting::new("asking the brokers");
     let changes = match args.action {
         TopicsAction::Plan | TopicsAction::Check => topic_data::plan(&config, &wanted).await?,
         TopicsAction::Apply => topic_data::apply(&config, &wanted).await?,
     };
+    drop(waiting);
     if json {
         println!("{}", serde_json::json!({ "topics": wanted.len(), "changes": changes }));
     } else {
