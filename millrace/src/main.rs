@@ -10,6 +10,7 @@ mod endpoints;
 mod keys;
 mod outcomes;
 mod publish;
+mod retention;
 mod services;
 mod stack;
 mod subjects;
