@@ -101,7 +101,7 @@ pub const LANES: [&str; 2] = ["interactive", "batch"];
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// The largest record carried in full; above it, it carries a reference. Default 256 KiB.
+    /// The largest record that is accepted, in bytes; a larger one is refused. Default 256 KiB.
     pub inline_bytes: usize,
     /// The longest prompt, in tokens. Default 128,000.
     pub prompt_tokens: u32,

@@ -6,7 +6,7 @@ use millrace_admission::{Admission, DirectoryError, Principal, SYSTEM_TENANT, re
 use millrace_config::Config;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_prompt_builder::vectors;
-use millrace_provider::{Ledgered, Providers};
+use millrace_provider::{CallMetrics, Ledgered, Providers};
 use millrace_schemas::{Codec, Document, SIGNATURE_HEADER, now_micros};
 use millrace_stage::{Plan, Poison, Producer, Received, Stage, StageError};
 use qdrant_client::QdrantError;
@@ -54,6 +54,7 @@ pub fn stage(
     prices: Arc<PriceTable>,
     producer: Producer,
     codec: Codec,
+    metrics: CallMetrics,
 ) -> Result<Option<Indexer>, StartError> {
     let knowledge = &config.knowledge;
     let Some(client) = vectors::client(&config.vectors).map_err(Box::new)? else { return Ok(None) };
@@ -73,7 +74,7 @@ pub fn stage(
         size: Size { tokens: knowledge.chunk_tokens.min(most), overlap: knowledge.chunk_overlap },
         space: format!("{}/{}/{dimensions}", target.provider, target.model),
     };
-    let ledger = Ledgered::new(producer, codec.clone(), prices);
+    let ledger = Ledgered::new(producer, codec.clone(), prices, metrics);
     let index = Index {
         embedder: Arc::new(PaidEmbedder::new(target.clone(), ledger)),
         passages: Arc::new(QdrantPassages::new(client, config.vectors.collection.clone(), dimensions)),

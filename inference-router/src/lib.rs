@@ -19,7 +19,6 @@ mod cancel_tests;
 mod completion;
 mod decide;
 mod entry;
-mod metrics;
 #[cfg(test)]
 mod outage_tests;
 mod request;
@@ -31,7 +30,6 @@ mod tests;
 use millrace_schemas::{Lane, topics};
 use millrace_stage::DriverSpec;
 
-pub use metrics::Metrics;
 pub use stage::{InferenceRouter, stage};
 
 /// Name of the service.

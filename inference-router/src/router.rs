@@ -1,7 +1,5 @@
 //! From a prompt to an answer, by as many calls as it takes.
 
-use std::sync::Arc;
-
 use millrace_admission::EditableBody;
 use millrace_cancellation::{Cancellations, Watch};
 use millrace_provider::{
@@ -15,7 +13,6 @@ use serde_json::value::RawValue;
 use crate::completion::Verdict;
 use crate::decide::{Attempts, Step, failed};
 use crate::entry::{enter, until};
-use crate::metrics::Metrics;
 use crate::request;
 
 /// The largest answer that travels in a completion, bytes: a record stays under a megabyte.
@@ -29,7 +26,6 @@ const REFUSED_ON_BILL: usize = 32;
 pub(crate) struct Router<L> {
     pub providers: Providers,
     pub ledger: Ledgered<L>,
-    pub metrics: Arc<Metrics>,
     pub cancellations: Cancellations,
 }
 
@@ -123,16 +119,13 @@ impl<L: CallLog> Router<L> {
             biased;
             result = slot.chat(request, call.id(), bounds.timeout) => result,
             () = work.watch.cancelled() => {
-                self.metrics.broken_off(&target);
                 work.bill.push(self.ledger.broken_off(work.record, call, CANCELLED).await?);
                 return Ok(Attempt::Ended(Ended::cancelled()));
             }
         };
-        self.metrics.called(&target, &result);
         match result {
             Ok(answer) => {
                 let line = self.ledger.line(&call, usage(&answer, request));
-                self.metrics.paid(&target.alias, &line);
                 work.bill.push(line);
                 Ok(Attempt::Answered(answer))
             }

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use millrace_admission::EditableBody;
 use millrace_cancellation::Cancellations;
 use millrace_pricing::{PriceTable, PricingError};
-use millrace_provider::{Ledgered, Providers, call_record};
+use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
 use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Prompt, now_micros, topics};
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError};
 
 use crate::completion::{Verdict, finished_calls, of_prompt, of_unreadable};
 use crate::decide::failed;
 use crate::entry::until;
-use crate::metrics::Metrics;
 use crate::router::{Router, TOO_LATE};
 
 /// `prompts.L` -> `calls` + `completions.L`. Made by [`crate::stage`].
@@ -31,7 +30,7 @@ pub fn stage(
     prices: Arc<PriceTable>,
     producer: Producer,
     codec: Codec,
-    metrics: Arc<Metrics>,
+    metrics: CallMetrics,
     cancellations: Cancellations,
     lane: Lane,
 ) -> Result<InferenceRouter, PricingError> {
@@ -39,8 +38,8 @@ pub fn stage(
     for target in providers.chat_models() {
         prices.price(&target.provider, &target.model, now)?;
     }
-    let ledger = Ledgered::new(producer, codec.clone(), prices);
-    Ok(InferenceRouter { router: Router { providers, ledger, metrics, cancellations }, codec, lane })
+    let ledger = Ledgered::new(producer, codec.clone(), prices, metrics);
+    Ok(InferenceRouter { router: Router { providers, ledger, cancellations }, codec, lane })
 }
 
 impl Stage for InferenceRouter {

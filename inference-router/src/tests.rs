@@ -9,13 +9,12 @@ use millrace_admission::EditableBody;
 use millrace_cancellation::Cancellations;
 use millrace_config::{Config, ModelConfig, ProviderConfig};
 use millrace_pricing::PriceTable;
-use millrace_provider::{CallLog, LedgerError, Ledgered, Providers};
+use millrace_provider::{CallLog, CallMetrics, LedgerError, Ledgered, Providers};
 use millrace_schemas::{Call, CallKind, Prompt, now_millis};
 use millrace_simulated_provider::{Latency, Server, SimulatedProviderConfig};
 use millrace_stage::{Received, StageError};
 use serde_json::{Value, json};
 
-use crate::Metrics;
 use crate::completion::Verdict;
 use crate::completion::tests::{prompt, record};
 use crate::router::Router;
@@ -59,11 +58,11 @@ impl Setup {
             config.models.insert(alias.to_owned(), model);
         }
         let registry = prometheus::Registry::new();
+        let metrics = CallMetrics::register(&registry).expect("registered once");
         let log = Memory::default();
         let router = Router {
             providers: Providers::new(&config).expect("providers"),
-            ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in())),
-            metrics: Arc::new(Metrics::register(&registry).expect("registered once")),
+            ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in()), metrics),
             cancellations: Cancellations::default(),
         };
         Self { server, log, router, registry }

@@ -19,7 +19,7 @@ pub struct Cli {
     /// Configuration file; else MILLRACE_CONFIG, ./millrace.toml, or that of the stack in ./millrace-data.
     #[arg(long, global = true, env = "MILLRACE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Print machine-readable JSON on standard output.
+    /// Print machine-readable JSON on standard output; an error is `{"error": "…"}` on standard error.
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do.

@@ -12,11 +12,13 @@ mod keys;
 mod outcomes;
 mod positions;
 mod publish;
+mod retention;
 mod services;
 mod stack;
 mod subjects;
 mod topic_data;
 mod ui;
+mod waiting;
 mod wiring;
 
 use std::process::ExitCode;
@@ -30,6 +32,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
+    let json = cli.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -43,7 +46,12 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("millrace: {}", ui::one_line(&error));
+            let error = ui::one_line(&error);
+            if json {
+                eprintln!("{}", serde_json::json!({ "error": error }));
+            } else {
+                eprintln!("millrace: {error}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -101,6 +101,7 @@ impl Wiring {
                     codec,
                     storage: self.storage()?,
                     cancellations,
+                    metrics: self.metrics.calls.clone(),
                 };
                 let stage = millrace_prompt_builder::stage(config, deps, lane)?;
                 run_stage(millrace_prompt_builder::spec(config, lane)?, env, producer, stage).await
@@ -112,7 +113,7 @@ impl Wiring {
                     Arc::clone(&self.prices),
                     producer.clone(),
                     codec,
-                    Arc::clone(&self.metrics.router),
+                    self.metrics.calls.clone(),
                     cancellations,
                     lane,
                 )?;
@@ -137,6 +138,7 @@ impl Wiring {
                     Arc::clone(&self.prices),
                     producer.clone(),
                     codec,
+                    self.metrics.calls.clone(),
                 )?;
                 match stage {
                     Some(stage) => run_stage(millrace_indexer::spec(), env, producer, stage).await,

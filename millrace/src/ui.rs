@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::waiting;
+
 /// An error and its causes in one line.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
@@ -19,10 +21,12 @@ pub fn one_line(error: &anyhow::Error) -> String {
     text
 }
 
-/// A progress bar on standard error; plain lines where that is no terminal.
+/// A progress bar on standard error; a plain line every few seconds where that is no terminal.
 pub fn progress(total: u64, what: &'static str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
-        return ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        waiting::lines(&bar, what, waiting::LINES, |line| eprintln!("{line}"));
+        return bar;
     }
     let bar = ProgressBar::new(total);
     if let Ok(style) = ProgressStyle::with_template("{msg:>12} [{bar:40}] {pos}/{len} {per_sec} eta {eta}") {

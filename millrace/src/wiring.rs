@@ -8,7 +8,7 @@ use millrace_admission::Directory;
 use millrace_cancellation::{Cancellations, follow};
 use millrace_config::{Config, Secret};
 use millrace_pricing::PriceTable;
-use millrace_provider::Providers;
+use millrace_provider::{CallMetrics, Providers};
 use millrace_schemas::{Codec, CodecError, RegistryAccess};
 use millrace_stage::core::{Backoff, jitter};
 use millrace_stage::{StageEnv, StageMetrics, admin_client, fetch_metadata};
@@ -25,7 +25,7 @@ use crate::subjects::subjects;
 pub struct Metrics {
     pub registry: prometheus::Registry,
     pub stage: StageMetrics,
-    pub router: Arc<millrace_inference_router::Metrics>,
+    pub calls: CallMetrics,
     pub ledger: millrace_cost_ledger::LedgerMetrics,
     pub ingress: millrace_ingress::IngressMetrics,
 }
@@ -36,7 +36,7 @@ impl Metrics {
         let registry = prometheus::Registry::new();
         let stage = StageMetrics::register(&registry)?;
         Ok(Self {
-            router: Arc::new(millrace_inference_router::Metrics::register(&registry)?),
+            calls: CallMetrics::register(&registry)?,
             ledger: millrace_cost_ledger::LedgerMetrics::register(&registry, &stage)?,
             ingress: millrace_ingress::IngressMetrics::register(&registry)?,
             stage,

@@ -6,7 +6,7 @@ use millrace_admission::{Admission, Admitted, Arrival, DirectoryError, Principal
 use millrace_cancellation::Cancellations;
 use millrace_config::Config;
 use millrace_pricing::{PriceTable, PricingError};
-use millrace_provider::{Ledgered, Providers, call_record};
+use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
 use millrace_schemas::{Codec, CodecError, Ended, Lane, Meta, Prompt, Request, SIGNATURE_HEADER, now_micros, topics};
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 use millrace_storage::{Claim, Claimed, IdempotencyKeys, Results, Storage, StorageError, Waiter};
@@ -32,6 +32,8 @@ pub struct Deps<'a> {
     pub storage: &'a Storage,
     /// Which requests are not to be built.
     pub cancellations: Cancellations,
+    /// Where the calls are counted.
+    pub metrics: CallMetrics,
 }
 
 /// Why a builder can not start.
@@ -84,7 +86,8 @@ fn retriever(config: &Config, deps: &Deps<'_>) -> Result<Option<Retriever>, Star
     let client = vectors::client(&config.vectors).map_err(Box::new)?;
     let (Some(model), Some(target), Some(client)) = (model, target, client) else { return Ok(None) };
     deps.prices.price(&target.provider, &target.model, now_micros() / 1000)?;
-    let ledger = Ledgered::new(deps.producer.clone(), deps.codec.clone(), Arc::clone(&deps.prices));
+    let prices = Arc::clone(&deps.prices);
+    let ledger = Ledgered::new(deps.producer.clone(), deps.codec.clone(), prices, deps.metrics.clone());
     Ok(Some(Retriever {
         embedder: Arc::new(PaidEmbedder::new(target.clone(), ledger, model.context_tokens)),
         passages: Arc::new(QdrantPassages::new(client, config.vectors.collection.clone())),

@@ -12,7 +12,8 @@
 //! - JSON goes out and comes back byte for byte; fields that nobody here knows survive.
 //! - [`CallError`] says which of three things happened: nothing was sent, the provider refused, or
 //!   nobody knows. The adapter that saw it decides.
-//! - [`Ledgered`] writes `started` before a call and its end afterwards.
+//! - [`Ledgered`] writes `started` before a call and its end afterwards, and counts every call in
+//!   [`CallMetrics`], whichever stage pays.
 //!
 //! Who pays does, in this order:
 //!
@@ -29,6 +30,7 @@
 mod attempt;
 mod breaker;
 mod call;
+mod counted;
 mod failure;
 mod gate;
 mod limit;
@@ -40,6 +42,7 @@ pub mod tokens;
 mod usage;
 
 pub use call::{Answer, Embeddings};
+pub use counted::CallMetrics;
 pub use failure::{CallError, Refusal};
 pub use gate::Refused;
 pub use paid::{

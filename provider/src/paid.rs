@@ -22,7 +22,7 @@ use millrace_schemas::{
 use millrace_stage::{Outgoing, ProduceError, Producer, Received, StageError};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
 
-use crate::{CallError, Target, Usage};
+use crate::{CallError, CallMetrics, Target, Usage};
 
 /// Status of a bill's line: the provider answered, and charges.
 pub const FINISHED: &str = "finished";
@@ -88,6 +88,8 @@ pub struct Bounds {
 #[must_use = "a call that was announced and not ended is booked as unconfirmed"]
 pub struct StartedCall {
     call: Call,
+    /// The model's name in the configuration.
+    alias: String,
 }
 
 impl StartedCall {
@@ -158,26 +160,27 @@ impl CallLog for CallsTopic {
     }
 }
 
-/// Announces calls, ends them, and prices them. Cheap to clone.
+/// Announces calls, ends them, prices them, and counts them. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledgered<L = CallsTopic> {
     log: L,
     prices: Arc<PriceTable>,
+    metrics: CallMetrics,
 }
 
 impl Ledgered {
     /// On the topic `calls`.
     #[must_use]
-    pub fn new(producer: Producer, codec: Codec, prices: Arc<PriceTable>) -> Self {
-        Self::on(CallsTopic { producer, codec }, prices)
+    pub fn new(producer: Producer, codec: Codec, prices: Arc<PriceTable>, metrics: CallMetrics) -> Self {
+        Self::on(CallsTopic { producer, codec }, prices, metrics)
     }
 }
 
 impl<L: CallLog> Ledgered<L> {
     /// On any log.
     #[must_use]
-    pub fn on(log: L, prices: Arc<PriceTable>) -> Self {
-        Self { log, prices }
+    pub fn on(log: L, prices: Arc<PriceTable>, metrics: CallMetrics) -> Self {
+        Self { log, prices, metrics }
     }
 
     /// What calls cost.
@@ -201,7 +204,7 @@ impl<L: CallLog> Ledgered<L> {
     ) -> Result<StartedCall, LedgerError> {
         let call = started_call(call_id(), who, target, operation, bounds, &self.prices)?;
         self.log.append(record, &call).await?;
-        Ok(StartedCall { call })
+        Ok(StartedCall { call, alias: target.alias.clone() })
     }
 
     /// Ends a call that was announced and then not made.
@@ -223,6 +226,7 @@ impl<L: CallLog> Ledgered<L> {
         call: StartedCall,
         error: &CallError,
     ) -> Result<Option<CallLine>, LedgerError> {
+        self.metrics.failed(&call.call.provider, error);
         match error {
             CallError::NotSent(reason) => {
                 self.not_sent(record, call, reason).await?;
@@ -251,6 +255,7 @@ impl<L: CallLog> Ledgered<L> {
         call: StartedCall,
         reason: &str,
     ) -> Result<CallLine, LedgerError> {
+        self.metrics.called(&call.call.provider, "cancelled");
         let line = free_line(&call.call, UNCONFIRMED);
         let unconfirmed = Call {
             kind: CallKind::Unconfirmed,
@@ -264,10 +269,12 @@ impl<L: CallLog> Ledgered<L> {
         Ok(line)
     }
 
-    /// The bill's line of a call that was answered.
+    /// The bill's line of a call that was answered; it is counted here, so ask once a call.
     #[must_use]
     pub fn line(&self, call: &StartedCall, usage: Usage) -> CallLine {
-        line_from_usage(&call.call, usage, &self.prices)
+        let line = line_from_usage(&call.call, usage, &self.prices);
+        self.metrics.answered(&call.alias, &line);
+        line
     }
 
     /// Ends a call that was answered, at once: for those whose primary output holds no bill.

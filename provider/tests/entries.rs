@@ -8,8 +8,8 @@ use std::time::Duration;
 use millrace_config::{Config, ModelConfig, ProviderConfig};
 use millrace_pricing::PriceTable;
 use millrace_provider::{
-    Bounds, CHAT, CallError, CallLog, FAILED, FINISHED, LedgerError, Ledgered, Providers, Refusal, StartedCall, Target,
-    UNCONFIRMED, Usage, Who, finished_from_line,
+    Bounds, CHAT, CallError, CallLog, CallMetrics, FAILED, FINISHED, LedgerError, Ledgered, Providers, Refusal,
+    StartedCall, Target, UNCONFIRMED, Usage, Who, finished_from_line,
 };
 use millrace_schemas::{Call, CallKind, Coordinates, Source, call_started_at};
 use millrace_stage::Received;
@@ -40,6 +40,7 @@ impl CallLog for Memory {
 }
 
 struct Setup {
+    registry: prometheus::Registry,
     log: Memory,
     ledger: Ledgered<Memory>,
     target: Target,
@@ -55,9 +56,12 @@ fn setup() -> Setup {
     config.models.insert("unpriced".to_owned(), ModelConfig::chat("sim", 8_000));
     let providers = Providers::new(&config).unwrap();
     let log = Memory::default();
+    let registry = prometheus::Registry::new();
+    let metrics = CallMetrics::register(&registry).unwrap();
     let from = Coordinates { topic: "prompts.batch".to_owned(), generation: 0, partition: 1, offset: 7 };
     Setup {
-        ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::parse(PRICES, "test").unwrap())),
+        ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::parse(PRICES, "test").unwrap()), metrics),
+        registry,
         log,
         target: providers.target("sim-small").unwrap().clone(),
         unpriced: providers.target("unpriced").unwrap().clone(),
@@ -83,6 +87,12 @@ fn setup() -> Setup {
 }
 
 const BOUNDS: Bounds = Bounds { input_tokens: 1_000, output_tokens: 500, timeout: Duration::from_secs(60) };
+
+/// What is shown, without the comments.
+fn shown(setup: &Setup) -> Vec<String> {
+    let text = prometheus::TextEncoder::new().encode_to_string(&setup.registry.gather()).unwrap();
+    text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
 
 async fn start(setup: &Setup) -> StartedCall {
     setup.ledger.start(&setup.record, &setup.who, &setup.target, CHAT, BOUNDS).await.unwrap()
@@ -112,6 +122,15 @@ async fn an_answered_call_is_priced_and_its_end_is_a_function_of_its_line() {
     let usage = Usage { input_tokens: 100, cached_input_tokens: 40, output_tokens: 10, estimated: true };
     let line = setup.ledger.line(&call, usage);
     assert_eq!(line.status, FINISHED);
+    assert_eq!(
+        shown(&setup),
+        [
+            r#"millrace_cost_nanos_total{model="sim-small"} 84000"#,
+            r#"millrace_provider_calls_total{provider="sim",status="200"} 1"#,
+            r#"millrace_tokens_total{direction="input",model="sim-small"} 100"#,
+            r#"millrace_tokens_total{direction="output",model="sim-small"} 10"#,
+        ]
+    );
     assert_eq!(
         (line.cost_nanos, line.charge_nanos),
         (60 * 1_000 + 40 * 100 + 10 * 2_000, 60 * 1_500 + 40 * 150 + 10 * 3_000)
@@ -159,15 +178,17 @@ async fn each_failure_ends_its_call_in_its_own_way() {
         retryable: true,
     };
     let cases = [
-        (CallError::NotSent("refused".to_owned()), Some((CallKind::NotSent, None, Some("refused"))), None),
-        (CallError::Answered(refusal), Some((CallKind::Finished, Some(503), None)), Some(FAILED)),
-        (CallError::Lost("cut".to_owned()), None, Some(UNCONFIRMED)),
+        (CallError::NotSent("refused".to_owned()), Some((CallKind::NotSent, None, Some("refused"))), None, "not_sent"),
+        (CallError::Answered(refusal), Some((CallKind::Finished, Some(503), None)), Some(FAILED), "503"),
+        (CallError::Lost("cut".to_owned()), None, Some(UNCONFIRMED), "lost"),
     ];
-    for (error, entry, status) in cases {
+    for (error, entry, status, counted) in cases {
         let setup = setup();
         let call = start(&setup).await;
         let id = call.id().to_owned();
         let line = setup.ledger.failed(&setup.record, call, &error).await.unwrap();
+        let counted = format!(r#"millrace_provider_calls_total{{provider="sim",status="{counted}"}} 1"#);
+        assert_eq!(shown(&setup), [counted]);
         let log = setup.log.0.lock().unwrap();
         let end = log.get(1);
         assert_eq!(end.map(|e| (e.kind, e.http_status, e.reason.as_deref())), entry, "{error:?}");

@@ -31,13 +31,49 @@ pub struct Measured {
 #[derive(Debug, Serialize)]
 struct Row {
     question: String,
+    /// The pipeline; in `bench relay`, the relay itself.
     ours: f64,
-    peer: f64,
-    peer_name: &'static str,
-    ratio: f64,
+    /// None in `bench relay`, which has nothing beside it.
+    peer: Option<f64>,
+    peer_name: Option<&'static str>,
+    /// `ours` over `peer`.
+    ratio: Option<f64>,
     spread: f64,
     target: Option<f64>,
+    /// What `target` is compared with.
+    target_is: Option<&'static str>,
     met: Option<bool>,
+}
+
+/// What is wanted of a row.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    /// So much of the peer at least.
+    RatioAtLeast(f64),
+    /// So much at most, whatever the peer does.
+    OursAtMost(f64),
+}
+
+impl Target {
+    fn value(self) -> f64 {
+        match self {
+            Self::RatioAtLeast(value) | Self::OursAtMost(value) => value,
+        }
+    }
+
+    fn says(self) -> &'static str {
+        match self {
+            Self::RatioAtLeast(_) => "ratio, at least",
+            Self::OursAtMost(_) => "ours, at most",
+        }
+    }
+
+    fn is_met(self, ours: f64, ratio: Option<f64>) -> bool {
+        match self {
+            Self::RatioAtLeast(least) => ratio.is_some_and(|ratio| ratio >= least),
+            Self::OursAtMost(most) => ours <= most,
+        }
+    }
 }
 
 /// Starts the real parts, measures, shows.
@@ -76,30 +112,46 @@ pub async fn run(args: &BenchArgs, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The peer's name in every row.
+const PEER: &str = "raw rdkafka relay, 4 hops, 1 KB";
+
 fn rows(raw: &[Measured], ours: &[Measured]) -> Vec<Row> {
-    let sides = |question: &str, of: fn(&Measured) -> f64, target: Option<f64>, at_least: bool| {
-        let (peer, _) = middle(raw.iter().map(of));
-        let (value, spread) = if ours.is_empty() { middle(raw.iter().map(of)) } else { middle(ours.iter().map(of)) };
-        let ratio = if peer > 0.0 { value / peer } else { 0.0 };
-        Row {
-            question: question.to_owned(),
-            ours: value,
-            peer,
-            peer_name: "raw rdkafka relay, 4 hops, 1 KB",
-            ratio,
-            spread,
-            target,
-            met: target.map(|target| if at_least { ratio >= target } else { value <= target }),
-        }
+    if ours.is_empty() {
+        let alone = |question: &str, of: fn(&Measured) -> f64| row(question, middle(raw.iter().map(of)), None, None);
+        return vec![
+            alone("relay records per second", |m| m.per_second),
+            alone("relay CPU microseconds per record, without its load", |m| m.cpu_micros),
+            alone("relay, one record at a time: p50 ms", |m| m.p50_ms),
+            alone("relay, one record at a time: p99 ms", |m| m.p99_ms),
+            alone("relay peak memory MiB, with its load", |m| m.peak_mib),
+        ];
+    }
+    let sides = |question: &str, of: fn(&Measured) -> f64, target: Option<Target>| {
+        row(question, middle(ours.iter().map(of)), Some(middle(raw.iter().map(of)).0), target)
     };
-    let ours_too = |target: f64| (!ours.is_empty()).then_some(target);
+    let (share, added) = (Some(Target::RatioAtLeast(0.12)), Some(Target::OursAtMost(10.0)));
     vec![
-        sides("requests per second, whole arrow, provider 20 ms (ratio)", |m| m.per_second, ours_too(0.12), true),
-        sides("CPU microseconds per request, our processes", |m| m.cpu_micros, None, true),
-        sides("one alone over HTTP: p50 ms added to the provider asked directly", |m| m.p50_ms, ours_too(10.0), false),
-        sides("one alone over HTTP: p99 ms added to the provider asked directly", |m| m.p99_ms, None, true),
-        sides("peak memory MiB, our processes", |m| m.peak_mib, None, true),
+        sides("requests per second, whole arrow, provider 20 ms", |m| m.per_second, share),
+        sides("CPU microseconds per request, our processes; the relay's without its load", |m| m.cpu_micros, None),
+        sides("one alone over HTTP: p50 ms added to the provider asked directly", |m| m.p50_ms, added),
+        sides("one alone over HTTP: p99 ms added to the provider asked directly", |m| m.p99_ms, None),
+        sides("peak memory MiB, our processes; the relay's with its load", |m| m.peak_mib, None),
     ]
+}
+
+fn row(question: &str, (ours, spread): (f64, f64), peer: Option<f64>, target: Option<Target>) -> Row {
+    let ratio = peer.filter(|peer| *peer > 0.0).map(|peer| ours / peer);
+    Row {
+        question: question.to_owned(),
+        ours,
+        peer,
+        peer_name: peer.map(|_| PEER),
+        ratio,
+        spread,
+        target: target.map(Target::value),
+        target_is: target.map(Target::says),
+        met: target.map(|target| target.is_met(ours, ratio)),
+    }
 }
 
 /// Median, and half the distance between the extremes.
@@ -118,11 +170,41 @@ fn show(rows: &[Row]) {
             row.question.clone(),
             format!("{:.1}", row.ours),
             format!("{:.1}", row.spread),
-            format!("{:.1} ({})", row.peer, row.peer_name),
-            format!("{:.3}", row.ratio),
-            row.target.map(|t| t.to_string()).unwrap_or_default(),
+            row.peer.map(|peer| format!("{peer:.1} ({PEER})")).unwrap_or_default(),
+            row.ratio.map(|ratio| format!("{ratio:.3}")).unwrap_or_default(),
+            row.target.zip(row.target_is).map(|(target, is)| format!("{is} {target}")).unwrap_or_default(),
             row.met.map(|met| if met { "yes" } else { "no" }).unwrap_or_default().to_owned(),
         ]);
     }
     println!("{table}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(value: f64) -> Measured {
+        Measured { per_second: value, cpu_micros: value, p50_ms: value, p99_ms: value, peak_mib: value }
+    }
+
+    #[test]
+    fn a_target_is_held_against_what_it_says() {
+        let check = |ours: f64, peer: f64, share: bool, added: bool| {
+            let rows = rows(&[measured(peer)], &[measured(ours)]);
+            assert_eq!(rows[0].ratio, Some(ours / peer));
+            assert_eq!((rows[0].target_is, rows[0].met), (Some("ratio, at least"), Some(share)), "{ours} {peer}");
+            assert_eq!((rows[2].target_is, rows[2].met), (Some("ours, at most"), Some(added)), "{ours} {peer}");
+        };
+        check(9.0, 10.0, true, true);
+        check(9.0, 100.0, false, true);
+        check(11.0, 10.0, true, false);
+    }
+
+    #[test]
+    fn the_relay_alone_has_no_peer() {
+        for row in rows(&[measured(3.0)], &[]) {
+            assert!(row.question.starts_with("relay") && row.ours == 3.0, "{row:?}");
+            assert_eq!((row.peer, row.peer_name, row.ratio, row.target, row.met), (None, None, None, None, None));
+        }
+    }
 }

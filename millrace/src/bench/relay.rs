@@ -1,6 +1,7 @@
 //! The limit: as many hops as the pipeline has, each only a consumer and a producer of rdkafka with
 //! the pipeline's own settings.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -75,6 +76,11 @@ fn measure(kafka: &KafkaConfig, records: u32) -> anyhow::Result<Measured> {
         let (stop, assigned) = (Arc::clone(&stop), Arc::clone(&assigned));
         threads.push(std::thread::spawn(move || relay(&consumer, &producer, hop, &stop, &assigned)));
     }
+    wait_for_assignments(&assigned, HOPS as u64)?;
+    // Its clients have learnt of all brokers, and started a thread for each.
+    std::thread::sleep(Duration::from_secs(1));
+    // What sends and counts the records is no part of the relay, as it is none of the pipeline.
+    let relaying = usage::threads();
     let last = consumer(kafka, HOPS)?;
     {
         let (stop, arrived, assigned) = (Arc::clone(&stop), Arc::clone(&arrived), Arc::clone(&assigned));
@@ -88,13 +94,7 @@ fn measure(kafka: &KafkaConfig, records: u32) -> anyhow::Result<Measured> {
             }
         }));
     }
-    let until = Instant::now() + Duration::from_secs(60);
-    while assigned.load(Ordering::Acquire) < HOPS as u64 + 1 {
-        if Instant::now() > until {
-            bail!("the relay's consumers got no partitions");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_for_assignments(&assigned, HOPS as u64 + 1)?;
     // The end of each partition is asked for after the assignment.
     std::thread::sleep(Duration::from_secs(1));
 
@@ -107,12 +107,18 @@ fn measure(kafka: &KafkaConfig, records: u32) -> anyhow::Result<Measured> {
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    let (cpu_before, _) = usage::of(std::process::id());
+    // Its threads come with the brokers that it learns of.
+    first.client().fetch_metadata(Some(&topic(0)), Duration::from_secs(10))?;
+    let mut load: BTreeSet<u32> = usage::threads().difference(&relaying).copied().collect();
+    load.extend(this_thread());
+    let cpu = || usage::of(std::process::id()).0 - usage::of_threads(&load);
+    let cpu_before = cpu();
     let began = Instant::now();
     (0..records).for_each(send);
     wait_for(&arrived, u64::from(records))?;
     let wall = began.elapsed().as_secs_f64();
-    let (cpu_after, peak_mib) = usage::of(std::process::id());
+    let cpu_after = cpu();
+    let (_, peak_mib) = usage::of(std::process::id());
 
     let mut alone: Vec<i64> = Vec::new();
     for n in 0..ALONE {
@@ -133,6 +139,22 @@ fn measure(kafka: &KafkaConfig, records: u32) -> anyhow::Result<Measured> {
         p99_ms: quantile(&alone, 0.99) as f64 / 1000.0,
         peak_mib,
     })
+}
+
+fn wait_for_assignments(assigned: &AtomicU64, count: u64) -> anyhow::Result<()> {
+    let until = Instant::now() + Duration::from_secs(60);
+    while assigned.load(Ordering::Acquire) < count {
+        if Instant::now() > until {
+            bail!("the relay's consumers got no partitions");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The number of the thread that asks.
+fn this_thread() -> Option<u32> {
+    std::fs::read_link("/proc/thread-self").ok()?.file_name()?.to_str()?.parse().ok()
 }
 
 fn note_assignment(consumer: &BaseConsumer, known: &mut bool, assigned: &AtomicU64) {

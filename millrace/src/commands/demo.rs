@@ -77,7 +77,7 @@ pub async fn run(args: DemoArgs, json: bool) -> anyhow::Result<()> {
     let wall = began.elapsed().as_secs_f64();
     show(&report, wall, json);
     if args.keep {
-        keep(&stack, &shutdown).await;
+        keep(&stack, &shutdown, json).await;
     }
     stack.stop().await?;
     if json {
@@ -300,11 +300,13 @@ fn check(report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn keep(stack: &Stack, shutdown: &CancellationToken) {
+async fn keep(stack: &Stack, shutdown: &CancellationToken, as_json: bool) {
     let key = stack.new_keys.tenant.clone().unwrap_or_default();
-    eprintln!(
-        "\nstill running until ctrl-C: {}/v1 with key {key}, Kafka at {}",
-        stack.http, stack.wiring.config.kafka.bootstrap_servers
-    );
+    let kafka = &stack.wiring.config.kafka.bootstrap_servers;
+    if as_json {
+        println!("{}", json!({ "http": stack.http, "kafka": kafka, "api_key": key }));
+    } else {
+        eprintln!("\nstill running until ctrl-C: {}/v1 with key {key}, Kafka at {kafka}", stack.http);
+    }
     shutdown.cancelled().await;
 }

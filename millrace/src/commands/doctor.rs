@@ -8,20 +8,46 @@ use millrace_config::{Config, StorageConfig};
 use millrace_storage::Storage;
 use serde::Serialize;
 
-use crate::topic_data::{self, Change};
+use crate::retention;
+use crate::topic_data::{self, Change, Topic};
+use crate::waiting::Waiting;
 use crate::wiring::connect_codec;
 
 #[derive(Serialize)]
 struct Finding {
     check: &'static str,
     ok: bool,
+    /// Right now, but somebody should look.
+    warning: bool,
     detail: String,
+}
+
+impl Finding {
+    fn good(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, ok: true, warning: false, detail: detail.into() }
+    }
+
+    fn bad(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, ok: false, warning: false, detail: detail.into() }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match (self.ok, self.warning) {
+            (false, _) => "FAILS",
+            (true, true) => "warning",
+            (true, false) => "ok",
+        }
+    }
 }
 
 /// Looks at everything that the configuration names.
 pub async fn run(config: Config, json: bool) -> anyhow::Result<()> {
-    let mut findings = vec![topics(&config).await, registry(&config).await, storage(&config).await];
+    let waiting = Waiting::new("asking every part");
+    let mut findings = topics(&config).await;
+    findings.extend([registry(&config).await, storage(&config).await]);
+    findings.extend(vectors(&config).await);
     findings.extend(providers(&config).await);
+    drop(waiting);
     let bad = findings.iter().filter(|f| !f.ok).count();
     if json {
         println!("{}", serde_json::json!({ "ok": bad == 0, "findings": findings }));
@@ -29,7 +55,7 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         let mut table = Table::new();
         table.set_header(["check", "", "detail"]);
         for finding in &findings {
-            table.add_row([finding.check, if finding.ok { "ok" } else { "FAILS" }, &finding.detail]);
+            table.add_row([finding.check, finding.verdict(), &finding.detail]);
         }
         println!("{table}");
     }
@@ -40,44 +66,76 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<()> {
 }
 
 /// Topics, replication, in-sync replicas, unclean election, sizes, retention and commits, all of
-/// which are in the data file.
-async fn topics(config: &Config) -> Finding {
+/// which are in the data file; and, where the topics are there, whether their readers keep up.
+async fn topics(config: &Config) -> Vec<Finding> {
     let check = "kafka topics";
     let result = async {
         let wanted = topic_data::wanted(config, None)?;
-        topic_data::plan(config, &wanted).await
+        let changes = topic_data::plan(config, &wanted).await?;
+        anyhow::Ok((wanted, changes))
     };
-    match result.await {
-        Err(error) => Finding { check, ok: false, detail: crate::ui::one_line(&error) },
-        Ok(changes) if changes.is_empty() => Finding { check, ok: true, detail: "as infra/kafka says".to_owned() },
-        Ok(changes) => {
-            let first: Vec<String> = changes.iter().take(3).map(Change::to_string).collect();
-            let detail = format!("{} differences, see `millrace topics plan`:\n{}", changes.len(), first.join("\n"));
-            Finding { check, ok: false, detail }
-        }
+    let (wanted, changes) = match result.await {
+        Ok(planned) => planned,
+        Err(error) => return vec![Finding::bad(check, crate::ui::one_line(&error))],
+    };
+    let is_there = |topic: &Topic| {
+        !changes.iter().any(|change| matches!(change, Change::Create { topic: missing, .. } if *missing == topic.name))
+    };
+    let there: Vec<Topic> = wanted.into_iter().filter(is_there).collect();
+    let as_wanted = if changes.is_empty() {
+        Finding::good(check, "as infra/kafka says")
+    } else {
+        let first: Vec<String> = changes.iter().take(3).map(Change::to_string).collect();
+        let count = changes.len();
+        Finding::bad(check, format!("{count} differences, see `millrace topics plan`:\n{}", first.join("\n")))
+    };
+    vec![as_wanted, retention(config, &there).await]
+}
+
+async fn retention(config: &Config, topics: &[Topic]) -> Finding {
+    let check = "lag and retention";
+    match retention::late(config, topics).await {
+        Ok(late) if late.is_empty() => Finding::good(check, "no group is near the end of its topic's retention"),
+        Ok(late) => Finding { warning: true, ..Finding::good(check, late.join("\n")) },
+        Err(error) => Finding::bad(check, crate::ui::one_line(&error)),
     }
+}
+
+async fn vectors(config: &Config) -> Option<Finding> {
+    let check = "qdrant";
+    let url = config.vectors.url.clone()?;
+    let client = match millrace_prompt_builder::vectors::client(&config.vectors) {
+        Ok(client) => client?,
+        Err(error) => return Some(Finding::bad(check, format!("vectors.url `{url}` is no address: {error}"))),
+    };
+    let asked = client.collection_exists(&config.vectors.collection);
+    Some(match tokio::time::timeout(Duration::from_secs(10), asked).await {
+        Ok(Ok(true)) => Finding::good(check, format!("{url} answers")),
+        Ok(Ok(false)) => Finding::good(check, format!("{url} answers; the collection is made with the first document")),
+        Ok(Err(error)) => Finding::bad(check, format!("{url}: {error}; check vectors.url and vectors.api_key")),
+        Err(_) => Finding::bad(check, format!("{url} does not answer")),
+    })
 }
 
 async fn registry(config: &Config) -> Finding {
     let check = "schema registry";
     match tokio::time::timeout(Duration::from_secs(10), connect_codec(config)).await {
-        Ok(Ok(_)) => Finding { check, ok: true, detail: format!("{} takes our schemas", config.registry.url) },
-        Ok(Err(error)) => Finding { check, ok: false, detail: crate::ui::one_line(&error) },
-        Err(_) => Finding { check, ok: false, detail: format!("{} does not answer", config.registry.url) },
+        Ok(Ok(_)) => Finding::good(check, format!("{} takes our schemas", config.registry.url)),
+        Ok(Err(error)) => Finding::bad(check, crate::ui::one_line(&error)),
+        Err(_) => Finding::bad(check, format!("{} does not answer", config.registry.url)),
     }
 }
 
 async fn storage(config: &Config) -> Finding {
     let check = "database";
     if matches!(config.storage, StorageConfig::Embedded { .. }) {
-        let detail = "embedded: checked by the process that holds it".to_owned();
-        return Finding { check, ok: true, detail };
+        return Finding::good(check, "embedded: checked by the process that holds it");
     }
     let opened = tokio::time::timeout(Duration::from_secs(15), Storage::open(&config.storage)).await;
     match opened {
-        Ok(Ok(_)) => Finding { check, ok: true, detail: "answers, schema up to date".to_owned() },
-        Ok(Err(error)) => Finding { check, ok: false, detail: error.to_string() },
-        Err(_) => Finding { check, ok: false, detail: "does not answer".to_owned() },
+        Ok(Ok(_)) => Finding::good(check, "answers, schema up to date"),
+        Ok(Err(error)) => Finding::bad(check, error.to_string()),
+        Err(_) => Finding::bad(check, "does not answer"),
     }
 }
 
@@ -91,12 +149,14 @@ async fn providers(config: &Config) -> Vec<Finding> {
         if let Some(key) = &provider.api_key {
             request = request.bearer_auth(key.expose());
         }
-        let (ok, detail) = match request.send().await {
-            Ok(answer) if answer.status().is_success() => (true, format!("{name} answers")),
-            Ok(answer) => (false, format!("{name} answers {}: check its base_url and api_key", answer.status())),
-            Err(_) => (false, format!("{name} does not answer at {}", provider.base_url)),
-        };
-        findings.push(Finding { check: "provider", ok, detail });
+        let check = "provider";
+        findings.push(match request.send().await {
+            Ok(answer) if answer.status().is_success() => Finding::good(check, format!("{name} answers")),
+            Ok(answer) => {
+                Finding::bad(check, format!("{name} answers {}: check its base_url and api_key", answer.status()))
+            }
+            Err(_) => Finding::bad(check, format!("{name} does not answer at {}", provider.base_url)),
+        });
     }
     findings
 }

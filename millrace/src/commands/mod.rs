@@ -13,9 +13,10 @@ mod topics;
 mod up;
 mod usage;
 
+use anyhow::bail;
 use millrace_config::{Config, LogFormat, TelemetryConfig};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, TapFormat};
 use crate::endpoints;
 
 /// Does what was typed.
@@ -27,9 +28,13 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             demo::run(args, json).await
         }
         Command::Up(args) => up::run(args, config, json).await,
-        Command::Run(args) => run::run(args, config.as_deref()).await,
+        Command::Run(args) => run::run(args, config.as_deref(), json).await,
+        Command::Completions { .. } if json => bail!("completions are a shell's script: leave --json away"),
         Command::Completions { shell } => completions::run(shell),
         Command::Publish(args) => publish::run(args, tool_config(config.as_deref())?, json).await,
+        Command::Tap(args) if json && args.format == TapFormat::Pretty => {
+            bail!("--format pretty is for people: leave it or --json away")
+        }
         Command::Tap(args) => tap::run(args, tool_config(config.as_deref())?).await,
         Command::Topics(args) => topics::run(args, tool_config(config.as_deref())?, json).await,
         Command::Usage(args) => usage::run(args, tool_config(config.as_deref())?, json).await,

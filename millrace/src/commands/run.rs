@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use millrace_config::{Config, process_env};
+use millrace_config::{Config, LogFormat, TelemetryConfig, process_env};
 use millrace_schemas::Lane;
 use millrace_simulated_provider::SimulatedProviderConfig;
 use millrace_telemetry::{Readiness, shutdown_signal};
@@ -15,12 +15,14 @@ use crate::cli::RunArgs;
 use crate::services::Service;
 use crate::wiring::{Metrics, Wiring, watch};
 
-/// Runs a service; every lane of it where it has lanes.
-pub async fn run(args: RunArgs, config: Option<&Path>) -> anyhow::Result<()> {
+/// Runs a service; every lane of it where it has lanes. With `json` its log lines are JSON, whatever
+/// the configuration says.
+pub async fn run(args: RunArgs, config: Option<&Path>, json: bool) -> anyhow::Result<()> {
     if args.service == Service::SimulatedProvider {
-        return simulated_provider(&args).await;
+        return simulated_provider(&args, json).await;
     }
-    let config = load(args.service, config)?;
+    let mut config = load(args.service, config)?;
+    log_in_json(&mut config.telemetry, json);
     let _logs = millrace_telemetry::init(&config.telemetry)?;
     let shutdown = shutdown_signal()?;
     let after = CancellationToken::new();
@@ -79,8 +81,16 @@ fn lanes(service: Service, config: &Config) -> anyhow::Result<Vec<Lane>> {
     config.stage.lanes.iter().map(|lane| lane.parse().map_err(anyhow::Error::msg)).collect()
 }
 
-async fn simulated_provider(args: &RunArgs) -> anyhow::Result<()> {
-    let _logs = millrace_telemetry::init(&millrace_config::TelemetryConfig::default())?;
+fn log_in_json(telemetry: &mut TelemetryConfig, json: bool) {
+    if json {
+        telemetry.log_format = LogFormat::Json;
+    }
+}
+
+async fn simulated_provider(args: &RunArgs, json: bool) -> anyhow::Result<()> {
+    let mut telemetry = TelemetryConfig::default();
+    log_in_json(&mut telemetry, json);
+    let _logs = millrace_telemetry::init(&telemetry)?;
     let config = match &args.script {
         Some(path) => {
             let text = std::fs::read_to_string(path).with_context(|| format!("{} can not be read", path.display()))?;
@@ -89,7 +99,12 @@ async fn simulated_provider(args: &RunArgs) -> anyhow::Result<()> {
         None => SimulatedProviderConfig::default(),
     };
     let listener = TcpListener::bind(&args.listen).await.with_context(|| format!("`{}` is taken", args.listen))?;
-    println!("http://{}/v1", listener.local_addr()?);
+    let url = format!("http://{}/v1", listener.local_addr()?);
+    if json {
+        println!("{}", serde_json::json!({ "url": url }));
+    } else {
+        println!("{url}");
+    }
     let shutdown = shutdown_signal()?;
     Ok(millrace_simulated_provider::run(listener, config, shutdown).await?)
 }

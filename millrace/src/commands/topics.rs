@@ -5,6 +5,7 @@ use millrace_config::Config;
 use serde_json::json;
 
 use crate::cli::{TopicsAction, TopicsArgs};
+use crate::waiting::Waiting;
 use crate::{generations, topic_data};
 
 /// Plans, applies or checks; hands over, or tells what is left.
@@ -16,12 +17,14 @@ pub async fn run(args: TopicsArgs, config: Config, json: bool) -> anyhow::Result
         None => None,
     };
     let wanted = topic_data::wanted(&config, file.as_deref())?;
+    let waiting = Waiting::new("asking the brokers");
     let changes = match args.action {
         TopicsAction::Plan | TopicsAction::Check => topic_data::plan(&config, &wanted).await?,
         TopicsAction::Apply => topic_data::apply(&config, &wanted).await?,
         TopicsAction::HandOver => return hand_over(config, args.from, json).await,
         TopicsAction::Drained => return drained(&config, wanted, json).await,
     };
+    drop(waiting);
     if json {
         println!("{}", json!({ "topics": wanted.len(), "changes": changes }));
     } else {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::cli::UsageArgs;
 use crate::ui::money;
+use crate::waiting::Waiting;
 
 /// Asks ingress what a tenant used.
 pub async fn run(args: UsageArgs, config: Config, json: bool) -> anyhow::Result<()> {
@@ -16,6 +17,7 @@ pub async fn run(args: UsageArgs, config: Config, json: bool) -> anyhow::Result<
         (None, Some(key)) => ("/v1/usage", key),
         (None, None) => bail!("set MILLRACE_ADMIN_KEY, or MILLRACE_API_KEY to the tenant's own key"),
     };
+    let waiting = Waiting::new("asking ingress");
     let client = reqwest::Client::builder().no_proxy().build()?;
     let response = client
         .get(format!("{base}{path}"))
@@ -26,6 +28,7 @@ pub async fn run(args: UsageArgs, config: Config, json: bool) -> anyhow::Result<
         .with_context(|| format!("ingress does not answer at {base}; name it with --url or MILLRACE_URL"))?;
     let status = response.status();
     let report: Value = response.json().await.context("the answer is not JSON")?;
+    drop(waiting);
     if !status.is_success() {
         bail!("{}", report["error"]["message"].as_str().unwrap_or("ingress refused"));
     }

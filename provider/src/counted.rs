@@ -1,18 +1,20 @@
-//! What the router shows to Prometheus. Models are labelled by their names in the configuration.
+//! What all paid calls of a process show to Prometheus, whoever makes them. Models are labelled by
+//! their names in the configuration; no tenant and no user is ever a label.
 
-use millrace_provider::{Answer, CallError, Target};
 use millrace_schemas::CallLine;
 use prometheus::{IntCounterVec, Opts, Registry};
 
-/// Metrics of the router, over all lanes.
+use crate::CallError;
+
+/// Calls, tokens and costs, over all stages of a process. Cheap to clone; clones count together.
 #[derive(Clone)]
-pub struct Metrics {
+pub struct CallMetrics {
     tokens: IntCounterVec,
     cost_nanos: IntCounterVec,
     calls: IntCounterVec,
 }
 
-impl Metrics {
+impl CallMetrics {
     /// Registers the metrics; once per process.
     ///
     /// # Errors
@@ -20,7 +22,10 @@ impl Metrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             tokens: IntCounterVec::new(
-                Opts::new("millrace_tokens_total", "Tokens of answered calls, by direction: input or output."),
+                Opts::new(
+                    "millrace_tokens_total",
+                    "Tokens of answered calls, chat and embeddings, by direction: input or output.",
+                ),
                 &["direction", "model"],
             )?,
             cost_nanos: IntCounterVec::new(
@@ -41,24 +46,23 @@ impl Metrics {
         Ok(metrics)
     }
 
-    pub(crate) fn called(&self, target: &Target, result: &Result<Answer, CallError>) {
-        let status = match result {
-            Ok(_) => "200".to_owned(),
-            Err(CallError::Answered(refusal)) => refusal.status.to_string(),
-            Err(CallError::NotSent(_)) => "not_sent".to_owned(),
-            Err(CallError::Lost(_)) => "lost".to_owned(),
-        };
-        self.calls.with_label_values(&[target.provider.as_str(), status.as_str()]).inc();
-    }
-
-    pub(crate) fn broken_off(&self, target: &Target) {
-        self.calls.with_label_values(&[target.provider.as_str(), "cancelled"]).inc();
-    }
-
-    pub(crate) fn paid(&self, model: &str, line: &CallLine) {
+    pub(crate) fn answered(&self, model: &str, line: &CallLine) {
         let count = |value: i64| u64::try_from(value).unwrap_or(0);
+        self.called(&line.provider, "200");
         self.tokens.with_label_values(&["input", model]).inc_by(count(line.input_tokens));
         self.tokens.with_label_values(&["output", model]).inc_by(count(line.output_tokens));
         self.cost_nanos.with_label_values(&[model]).inc_by(count(line.cost_nanos));
+    }
+
+    pub(crate) fn failed(&self, provider: &str, error: &CallError) {
+        match error {
+            CallError::Answered(refusal) => self.called(provider, &refusal.status.to_string()),
+            CallError::NotSent(_) => self.called(provider, "not_sent"),
+            CallError::Lost(_) => self.called(provider, "lost"),
+        }
+    }
+
+    pub(crate) fn called(&self, provider: &str, status: &str) {
+        self.calls.with_label_values(&[provider, status]).inc();
     }
 }
