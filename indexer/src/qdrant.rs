@@ -152,7 +152,10 @@ impl Passages for QdrantPassages {
 
     async fn delete(&self, points: &[Uuid]) -> Result<(), StoreError> {
         let delete = DeletePointsBuilder::new(&self.collection).points(PointsIdsList { ids: ids(points) }).wait(true);
-        self.client.delete_points(delete).await.map(drop).map_err(|e| self.failed(&e))
+        fail_point::reach(Side::Before, || "delete".to_owned());
+        self.client.delete_points(delete).await.map_err(|e| self.failed(&e))?;
+        fail_point::reach(Side::After, || "delete".to_owned());
+        Ok(())
     }
 }
 

@@ -348,14 +348,30 @@ pub struct ChaosArgs {
     pub seed: u64,
     /// Instead of a storm: every fail point, in every service, once with SIGKILL and once with SIGSTOP
     /// until its partitions have moved.
-    #[arg(long, conflicts_with_all = ["requests", "kills"])]
+    #[arg(long, conflicts_with_all = ["requests", "kills", "brokers"])]
     pub points: bool,
     /// Of the fail points, the half that the seed chooses.
     #[arg(long, requires = "points")]
     pub half: bool,
+    /// Instead of a storm: every process is told to stop and started again, one after the other, while
+    /// calls are slow. No call may be paid twice, and none may stay unconfirmed.
+    #[arg(long, conflicts_with_all = ["requests", "kills", "points", "stack"])]
+    pub rolling: bool,
+    /// Kafka brokers: 1, or 3, of which one at a time is killed or frozen.
+    #[arg(long, default_value_t = 1, value_parser = brokers)]
+    pub brokers: usize,
     /// Separate processes on Kafka, Cassandra and a registry, or `millrace up`, which is killed.
     #[arg(long, value_enum, default_value = "real")]
     pub stack: ChaosStack,
+}
+
+#[cfg(feature = "harness")]
+fn brokers(text: &str) -> Result<usize, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("choose 1 or 3".to_owned()),
+    }
 }
 
 /// What is put under faults.

@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: the services as processes, and a look at what they did.
 
+mod documents;
 mod pipeline;
 mod process;
 

@@ -1,5 +1,6 @@
 //! The whole arrow as separate processes on real Kafka, Cassandra and registry.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,8 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 pub struct Setup<'a> {
     /// Processes of every service.
     pub copies: usize,
-    /// Their environment, such as `("MILLRACE_STAGE__WINDOW", "10")`.
+    /// Their environment, such as `("MILLRACE_STAGE__WINDOW", "10")`. In a value, `{folder}` is the folder
+    /// of this run and `{name}` the name of the process.
     pub env: &'a [(&'a str, &'a str)],
 }
 
@@ -67,6 +69,10 @@ struct Member {
     log: PathBuf,
     ready: String,
     process: Option<Process>,
+    /// It was asked to drain.
+    drains: bool,
+    /// It is started once it has ended: see [`Pipeline::revive`].
+    returns: bool,
 }
 
 impl Member {
@@ -75,7 +81,18 @@ impl Member {
         let mut all = self.env.clone();
         all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         self.process = Some(Process::start_with(&self.name, &args, &all, self.log.clone())?);
+        (self.drains, self.returns) = (false, false);
         Ok(())
+    }
+
+    fn state(&mut self) -> anyhow::Result<State> {
+        self.process.as_mut().map_or(Ok(State::Ended), Process::state)
+    }
+
+    /// The end of its output, after a word on what is the matter.
+    fn complaint(&self, what: &str) -> String {
+        let tail = self.process.as_ref().map(Process::tail).unwrap_or_default();
+        format!("{tail}\n{} {what}", self.name)
     }
 }
 
@@ -150,10 +167,12 @@ impl Pipeline {
                 std::fs::write(&own, settings)?;
                 let mut member = Member {
                     args: ["run", service, "--config", text(&own)?].map(str::to_owned).to_vec(),
-                    env: setup.env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+                    env: environment(setup.env, text(&logs)?, &name),
                     log: logs.join(format!("{name}.log")),
                     ready: format!("http://127.0.0.1:{metrics}/ready"),
                     process: None,
+                    drains: false,
+                    returns: false,
                     name,
                 };
                 member.start(&[])?;
@@ -189,8 +208,7 @@ impl Pipeline {
                     Err(error) => error.to_string(),
                 };
                 if Instant::now() > until {
-                    let own = member.process.as_ref().map(Process::tail).unwrap_or_default();
-                    bail!("{own}\n{} is not ready after {READY_WITHIN:?}: {why}", member.name);
+                    bail!("{}", member.complaint(&format!("is not ready after {READY_WITHIN:?}: {why}")));
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -211,8 +229,56 @@ impl Pipeline {
 
     /// SIGKILL to one process; it stays down until [`restart`](Self::restart).
     pub async fn kill(&mut self, name: &str) -> anyhow::Result<()> {
-        let process = self.member(name)?.process.take().with_context(|| format!("{name} does not run"))?;
+        let member = self.member(name)?;
+        member.returns = false;
+        let process = member.process.take().with_context(|| format!("{name} does not run"))?;
         process.kill().await
+    }
+
+    /// Asks a process to drain and does not wait: [`revive`](Self::revive) starts it again when it
+    /// has ended and [`restart_once_ended`](Self::restart_once_ended) was called.
+    pub async fn drain(&mut self, name: &str) -> anyhow::Result<()> {
+        self.signal(name, "TERM").await?;
+        self.member(name)?.drains = true;
+        Ok(())
+    }
+
+    /// Has [`revive`](Self::revive) start a process that drains, or was killed; one that simply runs is
+    /// left alone.
+    pub fn restart_once_ended(&mut self, name: &str) -> anyhow::Result<()> {
+        let member = self.member(name)?;
+        member.returns = match member.state()? {
+            State::Running | State::Frozen => member.drains,
+            State::Ended | State::Killed | State::Failed => true,
+        };
+        Ok(())
+    }
+
+    /// Starts the processes that have drained and are to return. One that did not drain well is an error.
+    pub fn revive(&mut self) -> anyhow::Result<()> {
+        for member in self.members.iter_mut().filter(|member| member.returns) {
+            match member.state()? {
+                State::Ended | State::Killed => member.start(&[])?,
+                State::Failed => bail!("{}", member.complaint("did not drain well")),
+                State::Running | State::Frozen => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether processes still drain that are to return.
+    pub fn any_returns(&self) -> bool {
+        self.members.iter().any(|member| member.returns)
+    }
+
+    /// A process that ended with an error, and the end of its output; nobody told it to.
+    pub fn failed(&mut self) -> anyhow::Result<Option<String>> {
+        for member in &mut self.members {
+            if member.state()? == State::Failed {
+                return Ok(Some(member.complaint("ended with an error")));
+            }
+        }
+        Ok(None)
     }
 
     /// Starts a process that was killed.
@@ -233,7 +299,7 @@ impl Pipeline {
 
     /// What one process is doing.
     pub fn state(&mut self, name: &str) -> anyhow::Result<State> {
-        self.member(name)?.process.as_mut().map_or(Ok(State::Ended), Process::state)
+        self.member(name)?.state()
     }
 
     /// Sends a signal to one process by name, such as `STOP`.
@@ -268,6 +334,11 @@ impl Pipeline {
         Ok(client()?.get(format!("{}/count", self.provider)).send().await?.json().await?)
     }
 
+    /// Ids of the documents of which Qdrant has at least one passage.
+    pub async fn documents(&self) -> anyhow::Result<HashSet<String>> {
+        crate::documents::stored(self.vectors.url()).await
+    }
+
     /// The store, opened for a look.
     pub async fn storage(&self) -> anyhow::Result<Storage> {
         let config = Config::load(Some(&self.config), std::iter::empty(), [])?;
@@ -296,6 +367,11 @@ fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("a path in UTF-8")
 }
 
+fn environment(env: &[(&str, &str)], folder: &str, name: &str) -> Vec<(String, String)> {
+    let filled = |value: &str| value.replace("{folder}", folder).replace("{name}", name);
+    env.iter().map(|(variable, value)| ((*variable).to_owned(), filled(value))).collect()
+}
+
 fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
@@ -318,7 +394,7 @@ fn configuration(stack: &Stack, provider: &str, vectors: &str) -> String {
 bootstrap_servers = "{kafka}"
 topic_prefix = "e2e."
 group_prefix = "e2e."
-replication_factor = 1
+replication_factor = {replicas}
 {client}
 
 [registry]
@@ -373,6 +449,7 @@ admin_key = "mra_test"
 listen = "127.0.0.1:2"
 log_format = "pretty"
 "#,
+        replicas = stack.broker_count(),
         registry = stack.registry_url(),
         cassandra = stack.cassandra_addr(),
     )

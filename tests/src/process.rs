@@ -1,5 +1,6 @@
 //! Processes of ours, ended by pid.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,6 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
 
 /// The binary under test, built beside this one.
 pub fn millrace() -> anyhow::Result<PathBuf> {
@@ -32,8 +36,12 @@ pub enum State {
     Running,
     /// It was stopped by a signal.
     Frozen,
-    /// It is gone.
+    /// It ended well.
     Ended,
+    /// SIGKILL ended it.
+    Killed,
+    /// It ended with an error.
+    Failed,
 }
 
 /// A running process; killed when dropped.
@@ -99,8 +107,14 @@ impl Process {
 
     /// What it is doing.
     pub fn state(&mut self) -> anyhow::Result<State> {
-        if self.child.try_wait()?.is_some() {
-            return Ok(State::Ended);
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(match status.signal() {
+                Some(SIGKILL) => State::Killed,
+                // It had not come to listen for it yet, and so had done nothing.
+                Some(SIGTERM) => State::Ended,
+                Some(_) | None if status.success() => State::Ended,
+                Some(_) | None => State::Failed,
+            });
         }
         let pid = self.child.id().unwrap_or_default();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

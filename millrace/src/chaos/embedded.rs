@@ -1,5 +1,6 @@
 //! `millrace up`, killed again and again.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use super::evidence::{Books, Evidence, Topics, provider_calls};
-use super::storm::{Storm, Tenant, publish};
+use super::load::{Tenant, publish};
+use super::storm::Storm;
 use super::verdict::{Verdict, judge};
 use super::{DRAIN, LOOK, spoil};
 use crate::cli::ChaosArgs;
@@ -57,7 +59,7 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
         eprintln!("killed");
         (process, _) = up.start().await?;
     }
-    let storm = Storm { accepted: publishing.await??, losses };
+    let storm = Storm { accepted: publishing.await??, documents: Vec::new(), losses };
     eprintln!("the storm is over, waiting until the books close");
     let (process, evidence) = gather(&up, process, &provider, &storm).await?;
     let verdict = judge(&evidence, &storm);
@@ -117,8 +119,8 @@ async fn gather(
             let storage = Storage::open(&StorageConfig::Embedded { path: up.data.join("store") }).await?;
             Books::read(&storage, TENANT, &storm.accepted, &topics).await?
         };
-        let evidence = Evidence { topics, books, provider: calls };
-        if evidence.is_closed(&storm.accepted) || Instant::now() >= until {
+        let evidence = Evidence { topics, books, provider: calls, documents: HashSet::new() };
+        if evidence.is_closed(storm) || Instant::now() >= until {
             return Ok((None, evidence));
         }
         (process, _) = up.start().await?;

@@ -12,6 +12,7 @@ use millrace_storage::{LedgerTotals, Storage};
 use millrace_tests::client;
 use rdkafka::message::Message;
 
+use super::storm::Storm;
 use crate::outcomes::{read_to_end, whole_topic};
 
 /// Rows asked for at once.
@@ -60,14 +61,18 @@ pub struct Evidence {
     pub books: Books,
     /// The provider's own list.
     pub provider: Vec<CallRecord>,
+    /// Documents that can be found.
+    pub documents: HashSet<String>,
 }
 
 impl Evidence {
     /// True when nothing is left to wait for.
-    pub fn is_closed(&self, accepted: &[String]) -> bool {
+    pub fn is_closed(&self, storm: &Storm) -> bool {
+        let accepted = &storm.accepted;
         let mut paid = self.provider.iter().filter(|call| call.billed).filter_map(|c| c.client_request_id.as_deref());
         self.topics.is_closed(accepted)
             && self.books.stored >= accepted.len() as u64
+            && storm.documents.iter().all(|id| self.documents.contains(id))
             && paid.all(|id| self.books.entries.contains_key(id))
     }
 }

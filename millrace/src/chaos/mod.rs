@@ -2,9 +2,12 @@
 
 mod embedded;
 mod evidence;
+mod load;
 mod points;
 mod real;
+mod rolling;
 mod script;
+mod shots;
 mod storm;
 mod verdict;
 
@@ -26,6 +29,7 @@ const LOOK: Duration = Duration::from_secs(3);
 pub async fn run(args: &ChaosArgs, json: bool) -> anyhow::Result<()> {
     let verdict = match args.stack {
         ChaosStack::Real if args.points => points::run(args).await?,
+        ChaosStack::Real if args.rolling => rolling::run().await?,
         ChaosStack::Real => real::run(args).await?,
         ChaosStack::Embedded => embedded::run(args).await?,
     };

@@ -1,68 +1,72 @@
 //! Every step boundary, one by one: each fail point kills one process of its service, and freezes one
 //! until its partitions have moved and their new owner has read back.
+//!
+//! The services go through their points side by side, each at its own pace, while requests keep
+//! coming: a process that died is started again with its next point armed, and nothing waits for
+//! anything else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use millrace_config::Config;
+use anyhow::{Context, bail};
 use millrace_schemas::now_micros;
 use millrace_stack::Stack;
-use millrace_tests::{Pipeline, Setup, State, TENANT_KEY, client};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use serde_json::json;
+use millrace_tests::{Pipeline, Setup, State};
 
+use super::load::{Load, Rate};
 use super::real::{COPIES, ENV, gather};
-use super::storm::{Storm, TENANT, Tenant, publish};
+use super::script::pays;
+use super::shots::{self, Shot};
+use super::storm::Storm;
 use super::verdict::{Verdict, judge};
 use crate::cli::ChaosArgs;
 
-/// Requests that a round gets: enough to reach each point a few times in each process.
-const REQUESTS: u32 = 240;
-/// Of these over HTTP, and how often each is tried.
-const HTTP: u32 = 8;
-const HTTP_ATTEMPTS: usize = 60;
-/// How long a round's requests are spread, and how long a point may take to be reached.
-const LENGTH: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Enough to reach each point a few times in each process.
+const RATE: Rate = Rate { per_second: 40, clients: 3, documents: true };
+/// How long the services may take to have reached all that they are known to do.
+const DISCOVERY: Duration = Duration::from_secs(90);
+/// How long an armed point may take to be reached, with the start of its process.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Longer than a session and the reading back after it.
-const FROZEN: Duration = Duration::from_secs(10);
-const SERVICES: [&str; 6] =
-    ["ingress", "prompt-builder", "inference-router", "moderator", "result-sink", "cost-ledger"];
-
-/// One point and what it does to its process.
-type Shot = (String, &'static str);
+const FROZEN: Duration = Duration::from_secs(9);
+/// How long a zombie is awake before it is asked to leave.
+const AWAKE: Duration = Duration::from_secs(2);
+/// How long a process may take to drain.
+const DRAINED: Duration = Duration::from_secs(60);
+/// Time between two calls that lose their end, for the points that only such a call reaches.
+const LOSS_EVERY: Duration = Duration::from_secs(12);
+const TICK: Duration = Duration::from_millis(150);
+/// Where each process lists the points that it reaches.
+const LOG: &str = "MILLRACE_FAIL_POINT_LOG";
+const LOG_FILE: &str = "{folder}/{name}.points";
+/// After this time without its point, a process is given the partitions of the other copy, which leaves
+/// and joins again: where a group reads several topics, one process may have all of a topic.
+const NUDGE: Duration = Duration::from_secs(12);
+/// The process that loses calls; points arm the other copy.
+const LOSER: &str = "inference-router-1";
 
 /// Arms one point of every service at a time, until each has killed and has frozen.
 pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
     let stack = Stack::builder().start().await?;
-    let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &ENV }).await?;
-    let mut storm = Storm { accepted: Vec::new(), losses: Vec::new() };
+    let env = [&ENV[..], &[(LOG, LOG_FILE)]].concat();
+    let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &env }).await?;
+    let mut storm = Storm { accepted: Vec::new(), documents: Vec::new(), losses: Vec::new() };
 
-    let points = discover(&mut pipeline, &mut storm).await?;
-    let mut shots = shots(&points, args);
-    let mut not_reached = Vec::new();
-    let mut round = 0;
-    while shots.values().any(|left| !left.is_empty()) {
-        round += 1;
-        let armed: Vec<(String, Shot)> =
-            shots.iter_mut().filter_map(|(service, left)| Some((format!("{service}-0"), left.pop()?))).collect();
-        eprintln!(
-            "round {round}: {}",
-            armed.iter().map(|(n, (p, a))| format!("{n} {a} {p}")).collect::<Vec<_>>().join(", ")
-        );
-        for (name, (point, action)) in &armed {
-            pipeline.terminate(name).await?;
-            let armed = format!("{action}:{}:{point}", 1 + round % 3);
-            pipeline.restart_with(name, &[("MILLRACE_FAIL_POINT", armed.as_str())])?;
-        }
-        pipeline.until_ready().await?;
-        not_reached.extend(play(&mut pipeline, &armed, &mut storm).await?);
-    }
+    let mut load = Load::start(&pipeline, RATE)?;
+    let points = discover(&mut pipeline, &mut load, &mut storm).await?;
+    let count: usize = points.values().map(BTreeSet::len).sum();
+    let shots = shots::of(&points, args.seed, args.half);
+    let mut lines: Vec<Line> = shots.into_iter().map(|(service, shots)| Line::new(&service, shots)).collect();
+    eprintln!("{count} points, of which {} shots are fired", lines.iter().map(|line| line.left.len()).sum::<usize>());
+    let mut not_reached = fire(&mut pipeline, &mut load, &mut lines, &mut storm).await?;
+
+    let given = load.stop().await?;
+    (storm.accepted, storm.documents) = (given.requests, given.documents);
     pipeline.until_ready().await?;
     let mut verdict = judge(&gather(&pipeline, &storm).await?, &storm);
+    not_reached.sort();
     if !not_reached.is_empty() {
         verdict.broken.push(format!("never reached: {}", not_reached.join(", ")));
     }
@@ -74,109 +78,204 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
-/// Runs every service once with its points logged: by service, what it reaches.
-async fn discover(pipeline: &mut Pipeline, storm: &mut Storm) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
-    let folder = pipeline.folder().to_owned();
-    for service in SERVICES {
-        let log = folder.join(format!("{service}.points"));
-        for copy in 0..COPIES {
-            let name = format!("{service}-{copy}");
-            pipeline.terminate(&name).await?;
-            pipeline.restart_with(&name, &[("MILLRACE_FAIL_POINT_LOG", log.to_str().context("UTF-8")?)])?;
+/// By service, what it reaches. Ends when all that is known of them was reached.
+async fn discover(
+    pipeline: &mut Pipeline,
+    load: &mut Load,
+    storm: &mut Storm,
+) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
+    let until = Instant::now() + DISCOVERY;
+    let mut lost = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        load.check()?;
+        let points = reached(pipeline.folder())?;
+        let missing = shots::missing(&points)?;
+        if missing.is_empty() {
+            return Ok(points);
+        }
+        if Instant::now() > until {
+            bail!("no fail point was reached for {}: is the feature `armed` on?", missing.join(", "));
+        }
+        if lost.elapsed() >= LOSS_EVERY {
+            lose_calls(pipeline, storm).await?;
+            lost = Instant::now();
         }
     }
-    pipeline.until_ready().await?;
-    ask(pipeline, storm).await?;
-    let mut points = BTreeMap::new();
-    for service in SERVICES {
-        let text = std::fs::read_to_string(folder.join(format!("{service}.points"))).unwrap_or_default();
+}
+
+/// What the processes have listed.
+fn reached(folder: &Path) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
+    let mut points: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in std::fs::read_dir(folder)? {
+        let path = file?.path();
+        let Some(name) = path.to_str().and_then(|path| path.strip_suffix(".points")) else { continue };
+        let service = name.rsplit('/').next().and_then(|name| name.rsplit_once('-')).context("a process")?.0;
+        let text = std::fs::read_to_string(&path)?;
         // Reading has no effect.
-        let mut reached: Vec<String> =
-            text.lines().filter(|point| !point.contains(" read ")).map(str::to_owned).collect();
-        reached.sort();
-        reached.dedup();
-        ensure!(!reached.is_empty(), "{service} reaches no fail point: is the feature `armed` on?");
-        points.insert(service.to_owned(), reached);
+        let effects = text.lines().filter(|point| !point.contains(" read "));
+        points.entry(service.to_owned()).or_default().extend(effects.map(str::to_owned));
     }
     Ok(points)
 }
 
-/// Each point with each action, in an order that the seed decides; half of them with `--half`.
-fn shots(points: &BTreeMap<String, Vec<String>>, args: &ChaosArgs) -> BTreeMap<String, Vec<Shot>> {
-    let mut dice = StdRng::seed_from_u64(args.seed);
-    let shots = points.iter().map(|(service, points)| {
-        let mut shots: Vec<Shot> =
-            points.iter().flat_map(|point| [(point.clone(), "kill"), (point.clone(), "freeze")]).collect();
-        for i in (1..shots.len()).rev() {
-            shots.swap(i, dice.random_range(0..=i));
-        }
-        if args.half {
-            shots.truncate(shots.len().div_ceil(2));
-        }
-        (service.clone(), shots)
-    });
-    shots.collect()
+/// A router dies in the middle of its calls: the ledger has to say so.
+async fn lose_calls(pipeline: &mut Pipeline, storm: &mut Storm) -> anyhow::Result<()> {
+    if pipeline.state(LOSER)? != State::Running {
+        return Ok(());
+    }
+    storm.losses.push(now_micros());
+    pipeline.kill(LOSER).await?;
+    pipeline.restart(LOSER)
 }
 
-/// Sends requests until every armed point was reached, and brings its process back. Returns those
-/// that were not.
-async fn play(pipeline: &mut Pipeline, armed: &[(String, Shot)], storm: &mut Storm) -> anyhow::Result<Vec<String>> {
-    let mut waiting: Vec<_> = armed.to_vec();
-    let mut frozen: Vec<(String, Instant)> = Vec::new();
-    let until = Instant::now() + PATIENCE;
-    while !waiting.is_empty() && Instant::now() < until {
-        ask(pipeline, storm).await?;
-        let mut left = Vec::new();
-        for (name, shot) in waiting {
-            match pipeline.state(&name)? {
-                State::Running => left.push((name, shot)),
-                State::Ended => {
-                    storm.losses.push(now_micros());
-                    pipeline.restart(&name)?;
-                }
-                State::Frozen => {
-                    storm.losses.push(now_micros());
-                    frozen.push((name, Instant::now()));
-                }
+/// Goes through all shots of all services; returns those that were not reached.
+async fn fire(
+    pipeline: &mut Pipeline,
+    load: &mut Load,
+    lines: &mut [Line],
+    storm: &mut Storm,
+) -> anyhow::Result<Vec<String>> {
+    let began = Instant::now();
+    let mut lost = Instant::now();
+    while lines.iter().any(|line| !line.done()) {
+        for line in lines.iter_mut() {
+            line.step(pipeline, storm, began).await?;
+        }
+        if lost.elapsed() >= LOSS_EVERY && lines.iter().any(Line::needs_lost_calls) {
+            lose_calls(pipeline, storm).await?;
+            lost = Instant::now();
+        }
+        pipeline.revive()?;
+        load.check()?;
+        if let Some(failed) = pipeline.failed()? {
+            bail!("{failed}");
+        }
+        tokio::time::sleep(TICK).await;
+    }
+    while pipeline.any_returns() {
+        pipeline.revive()?;
+        tokio::time::sleep(TICK).await;
+    }
+    Ok(lines.iter_mut().flat_map(|line| std::mem::take(&mut line.not_reached)).collect())
+}
+
+/// A service on its way through its points.
+struct Line {
+    /// The process that is hurt; the other copies work on.
+    name: String,
+    left: Vec<Shot>,
+    now: Now,
+    since: Instant,
+    /// When it was armed, or last nudged.
+    nudged: Instant,
+    not_reached: Vec<String>,
+}
+
+enum Now {
+    /// The process is as it was started with the pipeline.
+    Fresh,
+    /// It waits for its point.
+    Armed(Shot),
+    /// It was frozen by its point.
+    Frozen,
+    /// It goes on as a zombie.
+    Awake,
+    /// It was asked to leave.
+    Draining,
+    /// Every shot is fired, and the process is back.
+    Done,
+}
+
+impl Line {
+    fn new(service: &str, left: Vec<Shot>) -> Self {
+        let now = Instant::now();
+        Self { name: format!("{service}-0"), left, now: Now::Fresh, since: now, nudged: now, not_reached: Vec::new() }
+    }
+
+    fn done(&self) -> bool {
+        matches!(self.now, Now::Done)
+    }
+
+    fn needs_lost_calls(&self) -> bool {
+        matches!(&self.now, Now::Armed(shot) if self.name.starts_with("cost-ledger") && shot.point.ends_with("produce calls"))
+    }
+
+    async fn step(&mut self, pipeline: &mut Pipeline, storm: &mut Storm, began: Instant) -> anyhow::Result<()> {
+        let (state, lasted) = (pipeline.state(&self.name)?, self.since.elapsed());
+        match (&self.now, state) {
+            (Now::Done, _) => {}
+            (Now::Fresh, _) => self.drain(pipeline).await?,
+            (Now::Draining, State::Ended) => self.arm(pipeline, began)?,
+            (Now::Armed(_), State::Killed) => {
+                self.lose(storm);
+                self.arm(pipeline, began)?;
+            }
+            (Now::Armed(_), State::Frozen) => {
+                self.lose(storm);
+                self.enter(Now::Frozen);
+            }
+            (Now::Armed(shot), State::Running) if lasted > PATIENCE => {
+                self.not_reached.push(format!("{} {shot}", self.name));
+                self.drain(pipeline).await?;
+            }
+            (Now::Armed(_), State::Running) if self.nudged.elapsed() > NUDGE => self.nudge(pipeline).await?,
+            (Now::Frozen, State::Frozen) if lasted > FROZEN => {
+                pipeline.signal(&self.name, "CONT").await?;
+                self.enter(Now::Awake);
+            }
+            (Now::Awake, State::Running) if lasted > AWAKE => self.drain(pipeline).await?,
+            (Now::Armed(_), State::Running) | (Now::Frozen, State::Frozen) | (Now::Awake, State::Running) => {}
+            (Now::Draining, State::Running) if lasted < DRAINED => {}
+            (Now::Armed(_) | Now::Frozen | Now::Awake | Now::Draining, state) => {
+                bail!("{}\n{} is {state:?}, which no fail point made it", pipeline.tails(), self.name)
             }
         }
-        waiting = left;
+        Ok(())
     }
-    for (name, since) in frozen {
-        tokio::time::sleep(FROZEN.saturating_sub(since.elapsed())).await;
-        pipeline.signal(&name, "CONT").await?;
+
+    async fn drain(&mut self, pipeline: &mut Pipeline) -> anyhow::Result<()> {
+        pipeline.drain(&self.name).await?;
+        self.enter(Now::Draining);
+        Ok(())
     }
-    Ok(waiting.into_iter().map(|(name, (point, action))| format!("{name} {action} {point}")).collect())
-}
 
-/// Requests in both lanes over topics, and some over HTTP.
-async fn ask(pipeline: &Pipeline, storm: &mut Storm) -> anyhow::Result<()> {
-    let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
-    let tenant = Tenant { id: TENANT.to_owned(), key: TENANT_KEY.to_owned() };
-    let publishing = tokio::spawn(publish(config, tenant, REQUESTS, LENGTH));
-    let asking = (0..HTTP).map(|_| over_http(&pipeline.doors));
-    storm.accepted.extend(futures::future::try_join_all(asking).await?);
-    storm.accepted.extend(publishing.await??);
-    Ok(())
-}
-
-/// Asks with a key of its own until somebody answers, at one ingress and the other: whoever dies in
-/// between, it is one request. Returns its id.
-async fn over_http(doors: &[String]) -> anyhow::Result<String> {
-    let key = format!("points-{:016x}", rand::random::<u64>());
-    let body = json!({ "model": "sim-small", "max_completion_tokens": 20,
-        "messages": [{ "role": "user", "content": format!("Write a sentence about {key}.") }] });
-    let client = client()?;
-    for door in doors.iter().cycle().take(HTTP_ATTEMPTS) {
-        let request = client.post(format!("{door}/v1/chat/completions")).timeout(PATIENCE).bearer_auth(TENANT_KEY);
-        let answer = request.header("idempotency-key", &key).json(&body).send().await;
-        if let Ok(answer) = answer
-            && answer.status() == 200
-            && let Some(id) = answer.headers().get("x-request-id").and_then(|id| id.to_str().ok())
-        {
-            return Ok(id.to_owned());
+    /// Has the other copy leave the group and come back.
+    async fn nudge(&mut self, pipeline: &mut Pipeline) -> anyhow::Result<()> {
+        self.nudged = Instant::now();
+        let other = self.name.replace("-0", "-1");
+        if pipeline.state(&other)? == State::Running {
+            pipeline.drain(&other).await?;
+            pipeline.restart_once_ended(&other)?;
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok(())
     }
-    bail!("no ingress gave out an id in {HTTP_ATTEMPTS} attempts")
+
+    /// Starts the process again, with its next point armed.
+    fn arm(&mut self, pipeline: &mut Pipeline, began: Instant) -> anyhow::Result<()> {
+        let Some(shot) = self.left.pop() else {
+            eprintln!("{:6.1} s  {} is through", began.elapsed().as_secs_f64(), self.name);
+            pipeline.restart(&self.name)?;
+            self.enter(Now::Done);
+            return Ok(());
+        };
+        eprintln!("{:6.1} s  {} {shot}, {} left", began.elapsed().as_secs_f64(), self.name, self.left.len());
+        // Not always the first time, which is often right after the start.
+        let armed = format!("{}:{}:{}", shot.action, 1 + self.left.len() % 3, shot.point);
+        pipeline.restart_with(&self.name, &[("MILLRACE_FAIL_POINT", armed.as_str())])?;
+        self.enter(Now::Armed(shot));
+        Ok(())
+    }
+
+    /// Only who pays can lose a call.
+    fn lose(&self, storm: &mut Storm) {
+        if pays(&self.name) {
+            storm.losses.push(now_micros());
+        }
+    }
+
+    fn enter(&mut self, now: Now) {
+        (self.now, self.since) = (now, Instant::now());
+        self.nudged = self.since;
+    }
 }

@@ -1,5 +1,6 @@
 //! The storm over separate processes on real Kafka and Cassandra.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use millrace_config::Config;
@@ -7,7 +8,8 @@ use millrace_stack::Stack;
 use millrace_tests::{Pipeline, Setup};
 
 use super::evidence::{Books, Evidence, Topics, provider_calls};
-use super::storm::{self, Storm, TENANT};
+use super::load::TENANT;
+use super::storm::{self, Storm};
 use super::verdict::{Verdict, judge};
 use super::{DRAIN, LOOK, script, spoil};
 use crate::cli::ChaosArgs;
@@ -26,11 +28,11 @@ pub const ENV: [(&str, &str); 3] = [
 /// Plays and judges.
 pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
-    let stack = Stack::builder().start().await?;
+    let stack = Stack::builder().brokers(args.brokers).start().await?;
     let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &ENV }).await?;
     spoil(&pipeline.provider, args.seed).await?;
 
-    let events = script::write(args.seed, args.kills, &pipeline.names());
+    let events = script::write(args.seed, args.kills, &pipeline.names(), args.brokers);
     let storm = storm::play(&stack, &mut pipeline, &events, args.requests).await?;
     eprintln!("the storm is over, waiting until the books close");
     let verdict = judge(&gather(&pipeline, &storm).await?, &storm);
@@ -52,8 +54,9 @@ pub async fn gather(pipeline: &Pipeline, storm: &Storm) -> anyhow::Result<Eviden
         let provider = provider_calls(&pipeline.provider).await?;
         let topics = Topics::read(&config, &codec).await?;
         let books = Books::read(&storage, TENANT, &storm.accepted, &topics).await?;
-        let evidence = Evidence { topics, books, provider };
-        if evidence.is_closed(&storm.accepted) || Instant::now() >= until {
+        let documents = if storm.documents.is_empty() { HashSet::new() } else { pipeline.documents().await? };
+        let evidence = Evidence { topics, books, provider, documents };
+        if evidence.is_closed(storm) || Instant::now() >= until {
             return Ok(evidence);
         }
         tokio::time::sleep(LOOK).await;

@@ -7,27 +7,27 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use millrace_config::Config;
-use millrace_schemas::{Lane, now_micros, topics};
-use millrace_stack::Stack;
-use millrace_stage::Producer;
-use millrace_tests::{Pipeline, TENANT_KEY, client};
+use millrace_schemas::now_micros;
+use millrace_stack::{Part, Stack};
+use millrace_tests::{Pipeline, State, TENANT_KEY, client};
 use serde_json::{Value, json};
 
+use super::load::{TENANT, Tenant, publish};
 use super::script::{Action, Event, Target};
 use super::set_faults;
-use crate::publish::Publisher;
-use crate::wiring::connect_codec;
 
 /// What was done and accepted.
 pub struct Storm {
     /// Ids of the requests that the broker acknowledged.
     pub accepted: Vec<String>,
+    /// Ids of the documents that were accepted.
+    pub documents: Vec<String>,
     /// When something happened that can lose calls, microseconds since the epoch.
     pub losses: Vec<i64>,
 }
 
-/// The tenant that publishes.
-pub const TENANT: &str = "acme";
+/// Time between two looks at processes that drain.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Publishes `requests` over the length of the script, plays it, and leaves everything running.
 pub async fn play(stack: &Stack, pipeline: &mut Pipeline, events: &[Event], requests: u32) -> anyhow::Result<Storm> {
@@ -42,8 +42,21 @@ pub async fn play(stack: &Stack, pipeline: &mut Pipeline, events: &[Event], requ
     let mut starting: FuturesUnordered<BoxFuture<'_, anyhow::Result<()>>> = FuturesUnordered::new();
     for event in events {
         let until = tokio::time::Instant::from_std(began + Duration::from_millis(event.at_ms));
-        while let Ok(started) = tokio::time::timeout_at(until, next(&mut starting)).await {
-            started?;
+        while tokio::time::Instant::now() < until {
+            let tick = until.min(tokio::time::Instant::now() + TICK);
+            if let Ok(started) = tokio::time::timeout_at(tick, next(&mut starting)).await {
+                started?;
+            }
+            pipeline.revive()?;
+        }
+        if matches!(
+            event.action,
+            Action::Kill(Target::Part(Part::Broker(_))) | Action::Freeze(Target::Part(Part::Broker(_)))
+        ) {
+            // Never two brokers down at once, however long the last one took to start.
+            while let Some(started) = starting.next().await {
+                started?;
+            }
         }
         eprintln!("{:6.1} s  {:?}", began.elapsed().as_secs_f64(), event.action);
         if event.action.can_lose_calls() {
@@ -58,9 +71,13 @@ pub async fn play(stack: &Stack, pipeline: &mut Pipeline, events: &[Event], requ
     while let Some(started) = starting.next().await {
         started?;
     }
+    while pipeline.any_returns() {
+        pipeline.revive()?;
+        tokio::time::sleep(TICK).await;
+    }
     let accepted = publishing.await??;
     pipeline.until_ready().await?;
-    Ok(Storm { accepted, losses })
+    Ok(Storm { accepted, documents: Vec::new(), losses })
 }
 
 /// The next start that ends; for ever pending when nothing starts.
@@ -71,12 +88,27 @@ async fn next(starting: &mut FuturesUnordered<BoxFuture<'_, anyhow::Result<()>>>
     }
 }
 
+fn is(pipeline: &mut Pipeline, name: &str, state: State) -> anyhow::Result<bool> {
+    Ok(pipeline.state(name)? == state)
+}
+
 async fn act(stack: &Stack, pipeline: &mut Pipeline, action: &Action, usual: &Value) -> anyhow::Result<()> {
     match action {
-        Action::Kill(Target::Process(name)) => pipeline.kill(name).await,
-        Action::Start(Target::Process(name)) => pipeline.restart(name),
-        Action::Freeze(Target::Process(name)) => pipeline.signal(name, "STOP").await,
-        Action::Thaw(Target::Process(name)) => pipeline.signal(name, "CONT").await,
+        // A process that still drains, or has not come back yet, is left alone.
+        Action::Drain(name) if is(pipeline, name, State::Running)? => pipeline.drain(name).await,
+        Action::Kill(Target::Process(name)) if is(pipeline, name, State::Running)? => pipeline.kill(name).await,
+        Action::Freeze(Target::Process(name)) if is(pipeline, name, State::Running)? => {
+            pipeline.signal(name, "STOP").await
+        }
+        Action::Thaw(Target::Process(name)) if is(pipeline, name, State::Frozen)? => {
+            pipeline.signal(name, "CONT").await
+        }
+        Action::Drain(_)
+        | Action::Kill(Target::Process(_))
+        | Action::Freeze(Target::Process(_))
+        | Action::Thaw(Target::Process(_)) => Ok(()),
+        // One that still drains is started when it has ended.
+        Action::Start(Target::Process(name)) => pipeline.restart_once_ended(name).and_then(|()| pipeline.revive()),
         Action::Kill(Target::Part(part)) => stack.kill(*part).await,
         Action::Start(Target::Part(part)) => stack.start_part(*part).await,
         Action::Freeze(Target::Part(part)) => stack.sigstop(*part).await,
@@ -88,41 +120,4 @@ async fn act(stack: &Stack, pipeline: &mut Pipeline, action: &Action, usual: &Va
         }
         Action::ProviderUp => set_faults(&pipeline.provider, usual).await,
     }
-}
-
-/// Who publishes.
-pub struct Tenant {
-    pub id: String,
-    pub key: String,
-}
-
-/// Publishes evenly over `length`, to both lanes; every id that is returned was acknowledged.
-pub async fn publish(config: Config, tenant: Tenant, requests: u32, length: Duration) -> anyhow::Result<Vec<String>> {
-    const STEPS: u32 = 50;
-    let codec = connect_codec(&config).await?;
-    let producer = Producer::new(&config.kafka)?;
-    let publisher = |lane| Publisher {
-        producer: producer.clone(),
-        codec: codec.clone(),
-        topic: topics::of(topics::REQUESTS, lane),
-        foreign: false,
-        tenant: tenant.id.clone(),
-        key: Some(("default".to_owned(), tenant.key.clone())),
-        user: None,
-    };
-    let (interactive, batch) = (publisher(Lane::Interactive), publisher(Lane::Batch));
-    let body = |n: u32| {
-        let content = format!("Write a sentence about item {n}.");
-        let message = json!({ "role": "user", "content": content });
-        json!({ "model": "sim-small", "max_completion_tokens": 20, "messages": [message] }).to_string().into_bytes()
-    };
-    let began = Instant::now();
-    let mut accepted = Vec::new();
-    for step in 0..STEPS {
-        tokio::time::sleep((length * step / STEPS).saturating_sub(began.elapsed())).await;
-        let numbers = requests * step / STEPS..requests * (step + 1) / STEPS;
-        let to = if step % 4 == 0 { &interactive } else { &batch };
-        accepted.extend(to.publish(numbers.map(body), || ()).await?);
-    }
-    Ok(accepted)
 }

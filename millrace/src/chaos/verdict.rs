@@ -56,22 +56,34 @@ pub fn judge(evidence: &Evidence, storm: &Storm) -> Verdict {
         broken: Vec::new(),
     };
     verdict.check(evidence, &accepted, &paid);
+    let lost = storm.documents.iter().filter(|id| !evidence.documents.contains(*id)).count();
+    if lost > 0 {
+        verdict.broken.push(format!("{lost} of {} documents can not be found", storm.documents.len()));
+    }
     verdict
 }
 
-/// Calls beyond the first that were paid for and answered whole, over the requests.
+/// Calls beyond the first that were paid for and answered whole, over the requests. One request may ask
+/// several models: its answer, and the vector of what it looks for.
 fn paid_twice(evidence: &Evidence) -> usize {
-    let mut good: HashMap<&str, usize> = HashMap::new();
+    let mut good: HashMap<(&str, &str), usize> = HashMap::new();
     for call in evidence.provider.iter().filter(|call| call.billed && !call.spoilt) {
         let told = call.client_request_id.as_deref().and_then(|id| evidence.topics.calls.get(id));
         if let Some(told) = told {
-            *good.entry(told.request_id.as_str()).or_default() += 1;
+            *good.entry((told.request_id.as_str(), &*call.model)).or_default() += 1;
         }
     }
     good.values().map(|count| count - 1).sum()
 }
 
 impl Verdict {
+    /// For a pipeline in which nothing was killed: every call has to have its end.
+    pub fn nothing_lost(&mut self) {
+        if self.unconfirmed > 0 {
+            self.broken.push(format!("{} calls are unconfirmed, though nothing was killed", self.unconfirmed));
+        }
+    }
+
     fn check(&mut self, evidence: &Evidence, accepted: &HashSet<&str>, paid: &[&str]) {
         let mut broken = Vec::new();
         let mut promise = |holds: bool, line: String| {

@@ -12,12 +12,12 @@ impl IdempotencyKeys for Embedded {
     async fn claim(&self, tenant: &str, key: &str, claim: &Claim) -> Result<Claimed, StorageError> {
         let key = Key::of(tenant).text(key).finish()?;
         let claim = claim.clone();
-        self.run(move |tables| try_claim(tables, key, &claim)).await
+        self.write("claim an idempotency key", move |tables| try_claim(tables, key, &claim)).await
     }
 
     async fn add_waiter(&self, tenant: &str, request_id: &str, waiter: &Waiter) -> Result<(), StorageError> {
         let (tenant, request_id, waiter) = (tenant.to_owned(), request_id.to_owned(), waiter.clone());
-        self.run(move |tables| put_waiter(tables, &tenant, &request_id, &waiter)).await
+        self.write("add a waiter", move |tables| put_waiter(tables, &tenant, &request_id, &waiter)).await
     }
 
     async fn waiters(&self, tenant: &str, request_id: &str) -> Result<Vec<Waiter>, StorageError> {

@@ -39,7 +39,7 @@ impl LedgerStore for Embedded {
     async fn flush(&self, flush: &LedgerFlush) -> Result<(), StorageError> {
         checks::flush(flush)?;
         let flush = flush.clone();
-        self.run(move |tables| write(tables, &flush)).await
+        self.write("store a flush", move |tables| write(tables, &flush)).await
     }
 }
 

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
+use millrace_fail_point::{self as fail_point, Side};
 
 use crate::embedded::locks::Locks;
 use crate::port::StorageError;
@@ -69,6 +70,18 @@ impl Embedded {
     ) -> Result<T, StorageError> {
         let tables = Arc::clone(&self.tables);
         blocking(move || work(&tables)).await
+    }
+
+    /// [`run`](Self::run) for what changes the store, with the fail points of the same step over CQL.
+    async fn write<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Tables) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        fail_point::reach(Side::Before, || what.to_owned());
+        let answer = self.run(work).await?;
+        fail_point::reach(Side::After, || what.to_owned());
+        Ok(answer)
     }
 }
 

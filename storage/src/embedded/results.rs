@@ -21,7 +21,7 @@ impl Results for Embedded {
     ) -> Result<(), StorageError> {
         checks::place(place)?;
         let key = Key::of(tenant).text(request_id).i32(run).finish()?;
-        self.run(move |tables| put(tables, key, place, &outcome)).await
+        self.write("store an outcome", move |tables| put(tables, key, place, &outcome)).await
     }
 
     async fn get(&self, tenant: &str, request_id: &str) -> Result<Option<Vec<u8>>, StorageError> {

@@ -107,6 +107,12 @@ impl Stack {
         addresses.join(",")
     }
 
+    /// How many Kafka brokers there are.
+    #[must_use]
+    pub fn broker_count(&self) -> usize {
+        self.brokers.len()
+    }
+
     /// `127.0.0.1:port` of the CQL database; empty when it was not asked for.
     #[must_use]
     pub fn cassandra_addr(&self) -> String {
