@@ -122,6 +122,8 @@ pub struct Directory {
     /// By `tenant/key id`, and by the id alone: `None` where several tenants have it.
     by_name: HashMap<String, Option<usize>>,
     bindings: BTreeMap<String, (String, Lane)>,
+    /// Of these, the topics that this generation's builders read.
+    read_here: BTreeSet<String>,
 }
 
 impl Directory {
@@ -163,6 +165,9 @@ impl Directory {
         for (topic, binding) in &config.topic_bindings {
             let lane = binding.lane.parse().map_err(|error| DirectoryError::Lane { topic: topic.clone(), error })?;
             directory.bindings.insert(topic.clone(), (binding.tenant.clone(), lane));
+            if binding.is_read_by(config.kafka.generation) {
+                directory.read_here.insert(topic.clone());
+            }
         }
         Ok(directory)
     }
@@ -217,7 +222,8 @@ impl Directory {
     /// The customers' topics of this lane, by their names on the broker.
     #[must_use]
     pub fn bound_topics(&self, lane: Lane) -> Vec<String> {
-        self.bindings.iter().filter(|(_, (_, l))| *l == lane).map(|(topic, _)| topic.clone()).collect()
+        let is_read = |(topic, (_, l)): &(&String, &(String, Lane))| *l == lane && self.read_here.contains(*topic);
+        self.bindings.iter().filter(is_read).map(|(topic, _)| topic.clone()).collect()
     }
 
     /// Whether this tenant exists.

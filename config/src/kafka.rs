@@ -19,7 +19,8 @@ pub struct KafkaConfig {
     pub topic_prefix: String,
     /// Put before every consumer group name. Default empty.
     pub group_prefix: String,
-    /// Generation of the topics: raised when partitions must grow (topics never grow in place).
+    /// Generation of the topics that must have the same number of partitions: raised when that number
+    /// must grow, for topics never grow in place. Generation 1 of `calls` is `calls.g1`. Default 0.
     pub generation: u32,
     /// Partitions of the topics that `millrace topics` makes, in place of those in the data file.
     pub partitions: Option<u16>,
@@ -49,16 +50,41 @@ impl Default for KafkaConfig {
     }
 }
 
+/// The topics whose records keep their partition number from hop to hop, as written before a lane.
+const STAYING: [&str; 4] = ["requests", "prompts", "completions", "outcomes"];
+/// The consumer groups that read them, as written before a lane.
+const READERS: [&str; 4] = ["prompt-builder", "inference-router", "moderator", "result-sink"];
+
 impl KafkaConfig {
     /// The name on the broker of one of Millrace's topics, such as `requests.batch`.
     pub fn topic(&self, name: &str) -> String {
-        format!("{}{name}", self.topic_prefix)
+        format!("{}{name}{}", self.topic_prefix, suffix(self.generation_of(name)))
     }
 
-    /// The name on the broker of one of Millrace's consumer groups, such as `moderator`.
+    /// The name on the broker of one of Millrace's consumer groups, such as `moderator.batch`.
     pub fn group(&self, name: &str) -> String {
-        format!("{}{name}", self.group_prefix)
+        let generation = if name == "cost-ledger" || is_of_a_lane(name, READERS) { self.generation } else { 0 };
+        format!("{}{name}{}", self.group_prefix, suffix(generation))
     }
+
+    /// The generation of one of Millrace's topics: the configured one for those whose records keep their
+    /// partition number from hop to hop, 0 for the others and for customers' topics.
+    pub fn generation_of(&self, name: &str) -> u32 {
+        if has_generations(name) { self.generation } else { 0 }
+    }
+}
+
+/// Whether a topic of Millrace is made anew for each generation.
+pub fn has_generations(name: &str) -> bool {
+    name == "calls" || is_of_a_lane(name, STAYING)
+}
+
+fn is_of_a_lane(name: &str, bases: [&str; 4]) -> bool {
+    name.split_once('.').is_some_and(|(base, lane)| bases.contains(&base) && crate::services::LANES.contains(&lane))
+}
+
+fn suffix(generation: u32) -> String {
+    if generation == 0 { String::new() } else { format!(".g{generation}") }
 }
 
 /// librdkafka settings by name. Values may be written as strings, numbers or booleans, or as
@@ -156,5 +182,40 @@ pub struct RegistryConfig {
 impl Default for RegistryConfig {
     fn default() -> Self {
         Self { url: "http://127.0.0.1:8081".to_owned(), username: None, password: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_keeps_its_partition_number_has_generations() {
+        let first =
+            KafkaConfig { topic_prefix: "p.".to_owned(), group_prefix: "q.".to_owned(), ..KafkaConfig::default() };
+        let third = KafkaConfig { generation: 2, ..first.clone() };
+        for (name, expected) in [
+            ("requests.batch", "p.requests.batch.g2"),
+            ("outcomes.interactive", "p.outcomes.interactive.g2"),
+            ("calls", "p.calls.g2"),
+            ("replies", "p.replies"),
+            ("documents", "p.documents"),
+            ("dead-letters", "p.dead-letters"),
+            // A customer's.
+            ("requests.acme", "p.requests.acme"),
+        ] {
+            assert_eq!(third.topic(name), expected);
+            assert_eq!(first.topic(name), format!("p.{name}"));
+        }
+        for (name, expected) in [
+            ("prompt-builder.batch", "q.prompt-builder.batch.g2"),
+            ("cost-ledger", "q.cost-ledger.g2"),
+            ("indexer", "q.indexer"),
+            ("ingress-replies", "q.ingress-replies"),
+        ] {
+            assert_eq!(third.group(name), expected);
+            assert_eq!(first.group(name), format!("q.{name}"));
+        }
+        assert_eq!((third.generation_of("calls"), third.generation_of("requests.acme")), (2, 0));
     }
 }

@@ -26,7 +26,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use crate::error::ConfigError;
-pub use crate::kafka::{KafkaConfig, KafkaSettings, RegistryConfig};
+pub use crate::kafka::{KafkaConfig, KafkaSettings, RegistryConfig, has_generations};
 pub use crate::layers::{Origin, Origins, process_env};
 pub use crate::models::{ModelConfig, ProviderConfig};
 pub use crate::secret::{HIDDEN, Secret};

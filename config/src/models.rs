@@ -20,12 +20,23 @@ pub struct ProviderConfig {
     /// The longest a connection may take to open, in milliseconds. Default 5,000.
     #[serde(default = "ProviderConfig::default_connect_timeout_ms")]
     pub connect_timeout_ms: u64,
-    /// Calls in flight at once, per process. Default 512.
+    /// The most calls in flight at once, per process; rate limits lower it for a while. Default 512.
     #[serde(default = "ProviderConfig::default_max_concurrency")]
     pub max_concurrency: u32,
     /// Calls made for one record before it fails over or ends. Default 4.
     #[serde(default = "ProviderConfig::default_max_attempts")]
     pub max_attempts: u32,
+    /// Calls in a row without an answer (not reached, 5xx, lost) after which the provider is held to
+    /// be away. Default 5.
+    #[serde(default = "ProviderConfig::default_breaker_failures")]
+    pub breaker_failures: u32,
+    /// How long after that one call tries it again, in milliseconds; each further pause is twice as
+    /// long. Default 1,000.
+    #[serde(default = "ProviderConfig::default_breaker_pause_ms")]
+    pub breaker_pause_ms: u64,
+    /// No pause is longer, in milliseconds. Default 30,000.
+    #[serde(default = "ProviderConfig::default_breaker_max_pause_ms")]
+    pub breaker_max_pause_ms: u64,
 }
 
 impl ProviderConfig {
@@ -38,6 +49,9 @@ impl ProviderConfig {
             connect_timeout_ms: Self::default_connect_timeout_ms(),
             max_concurrency: Self::default_max_concurrency(),
             max_attempts: Self::default_max_attempts(),
+            breaker_failures: Self::default_breaker_failures(),
+            breaker_pause_ms: Self::default_breaker_pause_ms(),
+            breaker_max_pause_ms: Self::default_breaker_max_pause_ms(),
         }
     }
 
@@ -55,6 +69,18 @@ impl ProviderConfig {
 
     fn default_max_attempts() -> u32 {
         4
+    }
+
+    fn default_breaker_failures() -> u32 {
+        5
+    }
+
+    fn default_breaker_pause_ms() -> u64 {
+        1_000
+    }
+
+    fn default_breaker_max_pause_ms() -> u64 {
+        30_000
     }
 }
 

@@ -63,12 +63,21 @@ pub struct TopicBinding {
     /// The lane that its records travel in. Default `batch`.
     #[serde(default = "TopicBinding::default_lane")]
     pub lane: String,
+    /// The generation whose builders read it, while two run side by side. Default: the configured
+    /// `kafka.generation`.
+    #[serde(default)]
+    pub generation: Option<u32>,
 }
 
 impl TopicBinding {
     /// A topic whose records belong to this tenant and travel in the batch lane.
     pub fn batch(tenant: impl Into<String>) -> Self {
-        Self { tenant: tenant.into(), lane: Self::default_lane() }
+        Self { tenant: tenant.into(), lane: Self::default_lane(), generation: None }
+    }
+
+    /// Whether builders of this generation read it.
+    pub fn is_read_by(&self, generation: u32) -> bool {
+        self.generation.is_none_or(|reader| reader == generation)
     }
 
     fn default_lane() -> String {

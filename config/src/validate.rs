@@ -143,6 +143,17 @@ fn providers(config: &Config) -> Checked {
         positive(&key("connect_timeout_ms"), provider.connect_timeout_ms)?;
         positive(&key("max_concurrency"), provider.max_concurrency.into())?;
         positive(&key("max_attempts"), provider.max_attempts.into())?;
+        positive(&key("breaker_failures"), provider.breaker_failures.into())?;
+        positive(&key("breaker_pause_ms"), provider.breaker_pause_ms)?;
+        if provider.breaker_max_pause_ms < provider.breaker_pause_ms {
+            return invalid(
+                key("breaker_max_pause_ms"),
+                format!(
+                    "is {}; it must not be shorter than breaker_pause_ms ({})",
+                    provider.breaker_max_pause_ms, provider.breaker_pause_ms
+                ),
+            );
+        }
     }
     Ok(())
 }

@@ -156,7 +156,7 @@ fn flags_reach_keys_with_dots() {
     ];
     let config = load_with("", &[], &flags).unwrap();
     assert_eq!(config.kafka.client["security.protocol"], "ssl");
-    let binding = TopicBinding { tenant: "acme".into(), lane: "interactive".into() };
+    let binding = TopicBinding { lane: "interactive".into(), ..TopicBinding::batch("acme") };
     assert_eq!(config.topic_bindings["acme.requests"], binding);
     assert_eq!(config.providers["my.own"].base_url, "http://a/v1");
 }
@@ -308,6 +308,11 @@ fn values_must_make_sense_together() {
         ("[stage]\nlanes = []".into(), &["`stage.lanes`"]),
         ("[stage]\nlanes = [\"bulk\"]".into(), &["`stage.lanes`", "`bulk`"]),
         ("[stage]\nlanes = [\"batch\", \"batch\"]".into(), &["twice"]),
+        (
+            format!("{provider}breaker_max_pause_ms = 999"),
+            &["`providers.p.breaker_max_pause_ms`", "breaker_pause_ms (1000)"],
+        ),
+        (format!("{provider}breaker_failures = 0"), &["`providers.p.breaker_failures`", "at least 1"]),
         (model.into(), &["`models.m.provider`", "provider `p`, which is not configured"]),
         (format!("{provider}{model}fallbacks = [\"n\"]"), &["`models.m.fallbacks`", "known: m"]),
         (format!("{provider}{model}fallbacks = [\"m\"]"), &["names the model itself"]),

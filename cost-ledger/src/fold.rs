@@ -121,7 +121,8 @@ impl PartitionFold {
             (CallKind::Finished, Some(open)) => book(entry::finished(at, open, call), Effect::Call),
             (CallKind::Unconfirmed, Some(open)) => book(entry::unconfirmed(at, open, call), Effect::UnconfirmedCall),
             (CallKind::NotSent, Some(_)) => Decision::Close,
-            // Only the ledger writes these, and only for calls that were open: a copy.
+            // Written only for calls that were open, by the ledger or by who broke the call off: a copy, or
+            // the end was seen before.
             (CallKind::Unconfirmed, None) => Decision::Ignore(Ignored::Duplicate),
             (CallKind::Finished | CallKind::NotSent, None) => lines.map_or(Decision::Ask, |l| late(at, call, l)),
             (CallKind::Adjusted, _) => book(entry::adjusted(at, call), Effect::Amounts),

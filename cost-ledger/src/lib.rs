@@ -57,13 +57,15 @@ pub use crate::worker::Settings;
 
 /// Name of the service and of its consumer group.
 pub const STAGE: &str = "cost-ledger";
+/// Calls of all lanes are in one topic.
+const LANE: &str = "all";
 
 /// What the ledger consumes and how.
 #[must_use]
 pub fn spec() -> DriverSpec {
     DriverSpec {
         stage: STAGE,
-        lane: "all".to_owned(),
+        lane: LANE.to_owned(),
         group: STAGE.to_owned(),
         topics: vec![topics::CALLS.to_owned()],
         foreign_topics: Vec::new(),
@@ -104,6 +106,14 @@ pub fn handler<L: CallsLog>(
         failure,
         workers: handler::Workers::default(),
     }
+}
+
+/// How many calls are open in a stored checkpoint.
+///
+/// # Errors
+/// One sentence: it can not be read.
+pub fn open_calls(upto: i64, checkpoint: &[u8]) -> Result<usize, String> {
+    checkpoint::decode(upto, checkpoint).map(|fold| fold.open().len())
 }
 
 /// Runs the ledger until shutdown or failure.

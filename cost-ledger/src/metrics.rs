@@ -1,10 +1,12 @@
 //! What the ledger shows of itself to Prometheus. No tenant and no user is ever a label.
 
+use millrace_stage::StageMetrics;
 use millrace_storage::Entry;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::entry::UNCONFIRMED;
 use crate::fold::Ignored;
+use crate::{LANE, STAGE};
 
 /// The ledger's metrics.
 #[derive(Clone)]
@@ -13,14 +15,15 @@ pub struct LedgerMetrics {
     ignored: IntCounterVec,
     open: IntGauge,
     unconfirmed: IntCounter,
+    retries: IntCounter,
 }
 
 impl LedgerMetrics {
-    /// Registers the metrics.
+    /// Registers the metrics, beside those that all stages have.
     ///
     /// # Errors
     /// When they are registered already.
-    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub fn register(registry: &Registry, stage: &StageMetrics) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             entries: IntCounterVec::new(
                 Opts::new("millrace_ledger_entries_total", "Lines booked and durable, by kind."),
@@ -38,6 +41,7 @@ impl LedgerMetrics {
                 "millrace_ledger_unconfirmed_total",
                 "Calls booked at their upper bound because their end was not seen in time.",
             )?,
+            retries: stage.errors_of(STAGE, LANE, "retry"),
         };
         registry.register(Box::new(metrics.entries.clone()))?;
         registry.register(Box::new(metrics.ignored.clone()))?;
@@ -61,6 +65,10 @@ impl LedgerMetrics {
             Ignored::Unknown => "unknown",
         };
         self.ignored.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn retried(&self) {
+        self.retries.inc();
     }
 
     /// One partition's share of the open calls.

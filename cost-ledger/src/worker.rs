@@ -170,6 +170,7 @@ impl<L: CallsLog, J: Job> Worker<L, J> {
                 Err(Trouble::Outage(error)) => {
                     // What is folded already must not wait for this record.
                     self.flush().await?;
+                    self.metrics.retried();
                     wait(&mut backoff, "a call can not be folded yet, trying again", &error).await;
                 }
                 Err(Trouble::Poison(error) | Trouble::Fatal(error)) => return Err(error),
@@ -215,6 +216,7 @@ impl<L: CallsLog, J: Job> Worker<L, J> {
             match self.book.flush().await {
                 Ok(booked) => break booked,
                 Err(StorageError::Outage(error)) => {
+                    self.metrics.retried();
                     wait(&mut backoff, "the ledger can not be flushed yet, trying again", &error).await;
                 }
                 Err(StorageError::Refused(error)) => return Err(error),

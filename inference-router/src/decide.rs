@@ -13,6 +13,9 @@
 //! - **The request's own fault** ends it with the provider's words: another provider is not asked to
 //!   judge it again.
 //!
+//! A provider that is away is not called at all (see the circuit breaker of `millrace-provider`): then
+//! the next target of the route that may be called gets its turn at once.
+//!
 //! It ends when no target is left, or when none may be called again before the deadline.
 
 use std::time::Duration;
@@ -38,6 +41,15 @@ pub(crate) enum Step {
     },
     /// No more calls.
     End(Ended),
+}
+
+/// A target that may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// Its place in the route.
+    pub target: usize,
+    /// Not before this instant, milliseconds since the epoch.
+    pub not_before: i64,
 }
 
 /// The calls made for one request so far.
@@ -119,6 +131,21 @@ impl Attempts {
             return Step::End(ended(error));
         }
         Step::Call { after: Duration::from_millis(u64::try_from(not_before - now).unwrap_or(0)) }
+    }
+
+    /// The targets that may still be called, the current one first. Never empty before an end.
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        let others = (0..self.tries.len()).filter(|target| *target != self.current);
+        let order = std::iter::once(self.current).chain(others).filter(|target| !self.tries[*target].out);
+        order.map(|target| Candidate { target, not_before: self.tries[target].not_before }).collect()
+    }
+
+    /// Another target is called, because the current one's provider is away.
+    pub(crate) fn go_to(&mut self, target: usize) {
+        if target != self.current {
+            self.tries[self.current].outages = 0;
+            self.current = target;
+        }
     }
 
     /// The target that may be called first; of several, the first of the route.
@@ -266,6 +293,20 @@ mod tests {
         // Two tries, the fallback, two tries there, then whichever may be called first.
         check(&[2, 2], 600_000, &outages, &["0@250", "1@0", "1@250", "0@250", "0@1000", "1@0"]);
         check(&[1, 1], 600_000, &[not_sent(), not_sent(), not_sent()], &["1@0", "0@250", "1@0"]);
+    }
+
+    #[test]
+    fn candidates_are_the_targets_that_are_not_out_the_current_one_first() {
+        let mut attempts = Attempts::new([1, 1, 4]);
+        let places = |attempts: &Attempts| attempts.candidates().iter().map(|c| c.target).collect::<Vec<_>>();
+        assert_eq!(places(&attempts), [0, 1, 2]);
+        attempts.next_step(&refusal(401, None, None), NOW, NOW + 60_000, 1.0);
+        assert_eq!(places(&attempts), [1, 2]);
+        attempts.go_to(2);
+        attempts.next_step(&refusal(429, None, Some(2_000)), NOW, NOW + 60_000, 1.0);
+        let [current, other] = attempts.candidates()[..] else { panic!("two are left") };
+        assert_eq!(current, Candidate { target: 2, not_before: NOW + 2_250 });
+        assert_eq!(other, Candidate { target: 1, not_before: 0 });
     }
 
     #[test]

@@ -6,14 +6,21 @@
 //! ```
 //!
 //! - [`spec`] and [`stage()`] are all that the binary needs; the steps in order are in `stage.rs`.
+//! - A cancelled request is not asked about, and a call that is on its way for it is broken off.
 //! - `decide.rs` says what follows a failed call: retry, fail over, or end. It does no I/O.
+//! - `entry.rs` waits for a target that lets a call through.
 //! - `router.rs` makes the calls; `completion.rs` says what is written.
 //!
 //! Invariant: a call is sent only after its `started` was acknowledged, and nothing below sends it
 //! twice. What follows a completion is a function of the completion, so recovery writes the same.
 
+#[cfg(test)]
+mod cancel_tests;
 mod completion;
 mod decide;
+mod entry;
+#[cfg(test)]
+mod outage_tests;
 mod request;
 mod router;
 mod stage;

@@ -1,8 +1,7 @@
 //! From a prompt to an answer, by as many calls as it takes.
 
-use std::time::Duration;
-
 use millrace_admission::EditableBody;
+use millrace_cancellation::{Cancellations, Watch};
 use millrace_provider::{
     Answer, Bounds, CHAT, CallError, CallLog, Ledgered, Providers, Slot, Target, Usage, Who, tokens,
 };
@@ -13,6 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::completion::Verdict;
 use crate::decide::{Attempts, Step, failed};
+use crate::entry::{enter, until};
 use crate::request;
 
 /// The largest answer that travels in a completion, bytes: a record stays under a megabyte.
@@ -26,6 +26,7 @@ const REFUSED_ON_BILL: usize = 32;
 pub(crate) struct Router<L> {
     pub providers: Providers,
     pub ledger: Ledgered<L>,
+    pub cancellations: Cancellations,
 }
 
 /// One prompt on its way through its targets.
@@ -33,6 +34,7 @@ struct Work<'a> {
     record: &'a Received,
     prompt: &'a Prompt,
     who: Who,
+    watch: Watch,
     bill: Vec<CallLine>,
     refused: usize,
 }
@@ -41,8 +43,8 @@ struct Work<'a> {
 enum Attempt {
     Answered(Answer),
     Failed(CallError),
-    /// The deadline passed before anything was sent.
-    TooLate,
+    /// There is no use in another one, and there was none in this.
+    Ended(Ended),
 }
 
 impl<L: CallLog> Router<L> {
@@ -64,21 +66,25 @@ impl<L: CallLog> Router<L> {
                 ..Ended::invalid("model_not_found", Some("model"), message)
             }));
         }
-        let mut work = Work { record, prompt, who: Who::of(&prompt.meta), bill: Vec::new(), refused: 0 };
+        let watch = self.cancellations.watch(&prompt.meta.tenant, &prompt.meta.request_id);
+        let mut work = Work { record, prompt, who: Who::of(&prompt.meta), watch, bill: Vec::new(), refused: 0 };
         let mut attempts = Attempts::new(route.iter().map(|target| target.max_attempts));
         let deadline = prompt.meta.deadline;
         loop {
+            let slot = match work.wait(route, &mut attempts).await {
+                Ok(slot) => slot,
+                Err(ended) => return Ok(work.ended(ended)),
+            };
             let target = &route[attempts.target()];
             let request = request::for_provider(body, &target.model);
-            let error = match self.attempt(&mut work, target, &request).await? {
+            let error = match self.attempt(&mut work, slot, &request).await? {
                 Attempt::Answered(answer) => return Ok(work.answered(answer, target)),
-                Attempt::TooLate => return Ok(work.ended(Ended::expired(TOO_LATE))),
+                Attempt::Ended(ended) => return Ok(work.ended(ended)),
                 Attempt::Failed(error) => error,
             };
             match attempts.next_step(&error, now_millis(), deadline, jitter()) {
                 Step::Call { after } => {
                     tracing::debug!(provider = target.provider, model = target.model, %error, ?after, "call is tried again");
-                    tokio::time::sleep(after).await;
                 }
                 Step::End(ended) => {
                     tracing::warn!(
@@ -92,21 +98,31 @@ impl<L: CallLog> Router<L> {
     }
 
     /// One call, recorded before and after.
-    async fn attempt(&self, work: &mut Work<'_>, target: &Target, request: &RawValue) -> Result<Attempt, StageError> {
-        let Some(slot) = wait_for_slot(target, work.prompt.meta.deadline).await else {
-            return Ok(Attempt::TooLate);
-        };
-        let bounds = work.bounds(target);
-        let call = self.ledger.start(work.record, &work.who, target, CHAT, bounds).await?;
+    async fn attempt(&self, work: &mut Work<'_>, slot: Slot, request: &RawValue) -> Result<Attempt, StageError> {
+        let target = slot.target().clone();
+        let bounds = work.bounds(&target);
+        let call = self.ledger.start(work.record, &work.who, &target, CHAT, bounds).await?;
         if work.record.assignment.is_cancelled() {
             self.ledger.not_sent(work.record, call, "the partition was taken away").await?;
             return Err(StageError::retry("the partition was taken away"));
         }
-        if remaining(work.prompt.meta.deadline).is_none() {
+        if until(work.prompt.meta.deadline).is_none() {
             self.ledger.not_sent(work.record, call, "the deadline passed").await?;
-            return Ok(Attempt::TooLate);
+            return Ok(Attempt::Ended(Ended::expired(TOO_LATE)));
         }
-        let result = slot.chat(request, call.id(), bounds.timeout).await;
+        if work.watch.is_cancelled() {
+            self.ledger.not_sent(work.record, call, CANCELLED).await?;
+            return Ok(Attempt::Ended(Ended::cancelled()));
+        }
+        let result = tokio::select! {
+            // An answer that is there counts.
+            biased;
+            result = slot.chat(request, call.id(), bounds.timeout) => result,
+            () = work.watch.cancelled() => {
+                work.bill.push(self.ledger.broken_off(work.record, call, CANCELLED).await?);
+                return Ok(Attempt::Ended(Ended::cancelled()));
+            }
+        };
         match result {
             Ok(answer) => {
                 let line = self.ledger.line(&call, usage(&answer, request));
@@ -122,16 +138,33 @@ impl<L: CallLog> Router<L> {
     }
 }
 
+/// Why a call was not made or not heard to its end, in `calls`.
+const CANCELLED: &str = "cancelled";
+
 /// What a client is told whose request waited too long.
 pub(crate) const TOO_LATE: &str =
     "The request's deadline passed before the model was asked. Send it again, with a later deadline.";
 
 impl Work<'_> {
+    /// Waits for the next target that lets a call through: until the deadline at most, or until the
+    /// client takes the request back.
+    async fn wait(&self, route: &[Target], attempts: &mut Attempts) -> Result<Slot, Ended> {
+        if self.watch.is_cancelled() {
+            return Err(Ended::cancelled());
+        }
+        let too_late = || Ended::expired(TOO_LATE);
+        let left = until(self.prompt.meta.deadline).ok_or_else(too_late)?;
+        tokio::select! {
+            slot = tokio::time::timeout(left, enter(route, attempts)) => slot.map_err(|_| too_late()),
+            () = self.watch.cancelled() => Err(Ended::cancelled()),
+        }
+    }
+
     fn bounds(&self, target: &Target) -> Bounds {
         Bounds {
             input_tokens: self.prompt.prompt_tokens,
             output_tokens: self.prompt.max_output_tokens.saturating_mul(i64::from(self.prompt.choices.max(1))),
-            timeout: remaining(self.prompt.meta.deadline).unwrap_or_default().min(target.timeout),
+            timeout: until(self.prompt.meta.deadline).unwrap_or_default().min(target.timeout),
         }
     }
 
@@ -171,15 +204,4 @@ fn usage(answer: &Answer, request: &RawValue) -> Usage {
         output_tokens: tokens::written(&answer.body),
         estimated: true,
     })
-}
-
-/// Waits for the provider's concurrency limit, until the deadline at most.
-async fn wait_for_slot(target: &Target, deadline: i64) -> Option<Slot> {
-    tokio::time::timeout(remaining(deadline)?, target.slot()).await.ok()
-}
-
-/// Time until the deadline, milliseconds since the epoch; `None` when it has passed.
-pub(crate) fn remaining(deadline: i64) -> Option<Duration> {
-    let left = u64::try_from(deadline.saturating_sub(now_millis())).ok()?;
-    (left > 0).then(|| Duration::from_millis(left))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use millrace_admission::EditableBody;
+use millrace_cancellation::Cancellations;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
 use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Prompt, now_micros, topics};
@@ -10,7 +11,8 @@ use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageErr
 
 use crate::completion::{Verdict, finished_calls, of_prompt, of_unreadable};
 use crate::decide::failed;
-use crate::router::{Router, TOO_LATE, remaining};
+use crate::entry::until;
+use crate::router::{Router, TOO_LATE};
 
 /// `prompts.L` -> `calls` + `completions.L`. Made by [`crate::stage`].
 pub struct InferenceRouter {
@@ -29,6 +31,7 @@ pub fn stage(
     producer: Producer,
     codec: Codec,
     metrics: CallMetrics,
+    cancellations: Cancellations,
     lane: Lane,
 ) -> Result<InferenceRouter, PricingError> {
     let now = now_micros() / 1000;
@@ -36,7 +39,7 @@ pub fn stage(
         prices.price(&target.provider, &target.model, now)?;
     }
     let ledger = Ledgered::new(producer, codec.clone(), prices, metrics);
-    Ok(InferenceRouter { router: Router { providers, ledger }, codec, lane })
+    Ok(InferenceRouter { router: Router { providers, ledger, cancellations }, codec, lane })
 }
 
 impl Stage for InferenceRouter {
@@ -82,7 +85,7 @@ fn judge(prompt: &Prompt) -> Next {
     if let Some(ended) = &prompt.ended {
         return Next::Ended(ended.clone());
     }
-    if remaining(prompt.meta.deadline).is_none() {
+    if until(prompt.meta.deadline).is_none() {
         return Next::Ended(Ended::expired(TOO_LATE));
     }
     let body = prompt.body.clone().and_then(|bytes| String::from_utf8(bytes).ok());

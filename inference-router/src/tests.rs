@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_admission::EditableBody;
+use millrace_cancellation::Cancellations;
 use millrace_config::{Config, ModelConfig, ProviderConfig};
 use millrace_pricing::PriceTable;
 use millrace_provider::{CallLog, CallMetrics, LedgerError, Ledgered, Providers};
@@ -19,7 +20,7 @@ use crate::completion::tests::{prompt, record};
 use crate::router::Router;
 
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<Vec<Call>>>);
+pub(crate) struct Memory(pub(crate) Arc<Mutex<Vec<Call>>>);
 
 impl CallLog for Memory {
     async fn append(&self, _: &Received, call: &Call) -> Result<(), LedgerError> {
@@ -28,16 +29,16 @@ impl CallLog for Memory {
     }
 }
 
-struct Setup {
-    server: Server,
-    log: Memory,
-    router: Router<Memory>,
-    registry: prometheus::Registry,
+pub(crate) struct Setup {
+    pub(crate) server: Server,
+    pub(crate) log: Memory,
+    pub(crate) router: Router<Memory>,
+    pub(crate) registry: prometheus::Registry,
 }
 
 impl Setup {
     /// `small` falls back to `large`; the provider goes wrong as `faults` say.
-    async fn new(faults: Value, adapt: impl FnOnce(&mut ProviderConfig)) -> Self {
+    pub(crate) async fn new(faults: Value, adapt: impl FnOnce(&mut ProviderConfig)) -> Self {
         let simulated = SimulatedProviderConfig {
             latency: Latency::Constant { ms: 0.0 },
             faults: serde_json::from_value(faults).expect("a fault script"),
@@ -62,20 +63,14 @@ impl Setup {
         let router = Router {
             providers: Providers::new(&config).expect("providers"),
             ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in()), metrics),
+            cancellations: Cancellations::default(),
         };
         Self { server, log, router, registry }
     }
 
-    async fn answer(&self, record: &Received, prompt: &Prompt) -> Result<Verdict, StageError> {
-        let body = String::from_utf8(prompt.body.clone().expect("a body")).expect("UTF-8");
-        self.router.answer(record, prompt, &EditableBody::parse(body).expect("an object")).await
-    }
-
     /// Answers a prompt for `model` that has `time` left.
     async fn ask(&self, model: &str, time: Duration) -> Verdict {
-        let deadline = now_millis() + i64::try_from(time.as_millis()).expect("short");
-        let prompt = Prompt { model: model.to_owned(), ..prompt(deadline) };
-        let verdict = self.answer(&record(Vec::new()), &prompt).await.expect("an end");
+        let verdict = verdict_of(&self.router, model, time).await;
         // No request without a record of it, and none beside.
         let announced = self.log.0.lock().expect("no panic").iter().filter(|c| c.kind == CallKind::Started).count();
         let unsent = self.log.0.lock().expect("no panic").iter().filter(|c| c.kind == CallKind::NotSent).count();
@@ -84,7 +79,7 @@ impl Setup {
     }
 
     /// Kind, model and status of each entry.
-    fn entries(&self) -> Vec<String> {
+    pub(crate) fn entries(&self) -> Vec<String> {
         let log = self.log.0.lock().expect("no panic");
         log.iter()
             .map(|call| match call.http_status {
@@ -95,11 +90,27 @@ impl Setup {
     }
 }
 
-fn statuses(verdict: &Verdict) -> Vec<&str> {
+pub(crate) fn statuses(verdict: &Verdict) -> Vec<&str> {
     verdict.bill.iter().map(|line| line.status.as_str()).collect()
 }
 
-fn code(verdict: &Verdict) -> &str {
+/// What becomes of a prompt for `model` that has `time` left.
+pub(crate) async fn verdict_of(router: &Router<Memory>, model: &str, time: Duration) -> Verdict {
+    let deadline = now_millis() + i64::try_from(time.as_millis()).expect("short");
+    let prompt = Prompt { model: model.to_owned(), ..prompt(deadline) };
+    answer(router, &record(Vec::new()), &prompt).await.expect("an end")
+}
+
+pub(crate) async fn answer<L: CallLog>(
+    router: &Router<L>,
+    record: &Received,
+    prompt: &Prompt,
+) -> Result<Verdict, StageError> {
+    let body = String::from_utf8(prompt.body.clone().expect("a body")).expect("UTF-8");
+    router.answer(record, prompt, &EditableBody::parse(body).expect("an object")).await
+}
+
+pub(crate) fn code(verdict: &Verdict) -> &str {
     verdict.result.as_ref().map_or_else(|ended| ended.code.as_str(), |_| "answered")
 }
 
@@ -183,7 +194,11 @@ async fn the_providers_no_to_the_request_is_final() {
 
 #[tokio::test]
 async fn nobody_there_is_not_sent() {
-    let setup = Setup::new(json!([]), |provider| provider.base_url = "http://127.0.0.1:9/v1".to_owned()).await;
+    let setup = Setup::new(json!([]), |provider| {
+        provider.base_url = "http://127.0.0.1:9/v1".to_owned();
+        provider.breaker_failures = 1_000;
+    })
+    .await;
     let verdict = setup.ask("large", Duration::from_millis(400)).await;
     assert_eq!((code(&verdict), verdict.bill.len()), ("provider_unavailable", 0));
     let entries = setup.entries();
@@ -196,7 +211,7 @@ async fn nothing_is_sent_for_a_partition_that_was_taken_away() {
     let setup = Setup::new(json!([]), |_| ()).await;
     let record = record(Vec::new());
     record.assignment.cancel();
-    let ended = setup.answer(&record, &prompt(now_millis() + 20_000)).await;
+    let ended = answer(&setup.router, &record, &prompt(now_millis() + 20_000)).await;
     assert!(matches!(ended, Err(StageError::Retry { .. })), "{ended:?}");
     assert_eq!(setup.entries(), ["started sim-small", "not_sent sim-small"]);
     assert_eq!(setup.server.count().requests, 0);

@@ -31,6 +31,7 @@ module "kafka" {
   topic_prefix       = var.topic_prefix
   group_prefix       = var.group_prefix
   replication_factor = var.replication_factor
+  generations        = var.generations
   acls               = var.acls
   quotas             = var.quotas
 }

@@ -65,6 +65,12 @@ variable "group_prefix" {
   default     = ""
 }
 
+variable "generations" {
+  description = "Partitions of each generation of the topics that have generations, by its number; null: as in topics.json. While moving from one to the next there are two."
+  type        = map(number)
+  default     = { "0" = null }
+}
+
 variable "replication_factor" {
   description = "Replicas of every topic; null: as in topics.json. A single node takes 1."
   type        = number

@@ -58,7 +58,7 @@ impl ApiError {
     /// 503: whether it was accepted is not known.
     pub(crate) fn unknown(request_id: &str, has_key: bool) -> Self {
         let next = if has_key {
-            "send it again with the same Idempotency-Key"
+            "send it again, with the same Idempotency-Key if it has one"
         } else {
             "ask GET /v1/requests/{id}; with an Idempotency-Key you could simply send it again"
         };

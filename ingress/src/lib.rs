@@ -1,4 +1,5 @@
-//! The HTTP front door: an OpenAI-compatible API onto `requests.interactive` and `documents`.
+//! The HTTP front door: an OpenAI-compatible API onto `requests.interactive`, `cancellations` and
+//! `documents`.
 //!
 //! A request is judged by the same admission as a topic record, written to its topic, and only
 //! after the broker's acknowledgement counts as accepted. The answer comes back over `replies`, of

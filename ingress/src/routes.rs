@@ -12,11 +12,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use millrace_admission::Principal;
 use millrace_cost_ledger::usage::UsageReport;
-use millrace_schemas::{Document, Request, RequestId, body_hash, now_micros, topics};
+use millrace_schemas::{Cancellation, Document, Request, RequestId, body_hash, now_micros, topics};
 use millrace_stage::{Outgoing, To};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use crate::accept::decode;
 use crate::error::ApiError;
@@ -29,7 +30,7 @@ const HOUR_MICROS: i64 = 3_600_000_000;
 pub fn router(ingress: Arc<Ingress>, max_body_bytes: usize) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat_completions))
-        .route("/v1/requests/{id}", get(request))
+        .route("/v1/requests/{id}", get(request).delete(cancel))
         .route("/v1/documents", post(documents))
         .route("/v1/models", get(models))
         .route("/v1/usage", get(usage))
@@ -70,15 +71,44 @@ async fn request(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
-    let Some(id) = RequestId::parse(&principal.tenant, &id) else {
-        return Err(ApiError::not_found("No request of this id was ever given out to this tenant."));
-    };
-    let stored = ingress.storage.results.get(&principal.tenant, id.as_str()).await.map_err(|e| ApiError::store(&e))?;
-    let body = match stored {
-        Some(bytes) => outcome::to_json(&decode(&ingress.codec, &bytes).await?),
-        None => json!({ "id": id.as_str(), "object": "request", "status": "in_progress" }),
-    };
+    let id = own_id(&principal, &id)?;
+    let body = stored(&ingress, &principal, &id)
+        .await?
+        .unwrap_or_else(|| json!({ "id": id.as_str(), "object": "request", "status": "in_progress" }));
     Ok(axum::Json(body).into_response())
+}
+
+/// A wish: whoever works on the request stops when it reads the record, unless it has answered before.
+async fn cancel(
+    State(ingress): State<Arc<Ingress>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let principal = authenticate(&ingress, &headers)?;
+    let id = own_id(&principal, &id)?;
+    if let Some(outcome) = stored(&ingress, &principal, &id).await? {
+        return Ok(axum::Json(outcome).into_response());
+    }
+    let (tenant, request_id) = (principal.tenant.clone(), id.as_str().to_owned());
+    let value = ingress.encode(&Cancellation { tenant, request_id, cancelled_at: now_micros() })?;
+    let record = Outgoing::new(topics::CANCELLATIONS, id.as_str().as_bytes(), value).to(To::ByKey);
+    ingress.write(&principal, record, id.as_str(), &principal.tenant, true, &trace(&headers)).await?;
+    let body = json!({ "id": id.as_str(), "object": "request", "status": "cancelling" });
+    Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
+}
+
+fn own_id(principal: &Principal, id: &str) -> Result<RequestId, ApiError> {
+    RequestId::parse(&principal.tenant, id)
+        .ok_or_else(|| ApiError::not_found("No request of this id was ever given out to this tenant."))
+}
+
+/// The outcome of a request that has ended.
+async fn stored(ingress: &Ingress, principal: &Principal, id: &RequestId) -> Result<Option<Value>, ApiError> {
+    let stored = ingress.storage.results.get(&principal.tenant, id.as_str()).await.map_err(|e| ApiError::store(&e))?;
+    match stored {
+        Some(bytes) => Ok(Some(outcome::to_json(&decode(&ingress.codec, &bytes).await?))),
+        None => Ok(None),
+    }
 }
 
 #[derive(Deserialize)]
@@ -208,7 +238,13 @@ async fn measure(State(ingress): State<Arc<Ingress>>, request: HttpRequest, next
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| "unknown".to_owned(), |p| p.as_str().to_owned());
     let began = Instant::now();
-    let response = next.run(request).await;
+    let span = tracing::info_span!("http", route, trace_id = tracing::field::Empty);
+    if !span.is_disabled()
+        && let Some(trace) = request.headers().get(TRACEPARENT).and_then(|v| TraceContext::parse(v.to_str().ok()?))
+    {
+        span.record("trace_id", format!("{:032x}", trace.trace_id));
+    }
+    let response = next.run(request).instrument(span).await;
     ingress.metrics.requests.with_label_values(&[route.as_str(), response.status().as_str()]).inc();
     ingress.metrics.seconds.with_label_values(&[&route]).observe(began.elapsed().as_secs_f64());
     response

@@ -64,6 +64,9 @@ pub enum Command {
     /// Prepare the database.
     #[command(after_help = "Example:\n  millrace storage migrate --config millrace.toml")]
     Storage(StorageArgs),
+    /// Keep the store and the groups' positions in a folder, and bring them back.
+    #[command(after_help = "Example:\n  millrace backup create --dir backups/monday --config millrace.toml")]
+    Backup(BackupArgs),
     /// Measure the pipeline beside a raw relay on real Kafka and Cassandra.
     #[cfg(feature = "harness")]
     #[command(after_help = "Example:\n  millrace bench pipeline --requests 20000")]
@@ -216,6 +219,10 @@ pub enum TopicsAction {
     Apply,
     /// Fail when anything differs.
     Check,
+    /// Go on with customers' own topics where an earlier generation's builders stopped.
+    HandOver,
+    /// Fail while the configured generation has anything left to work off.
+    Drained,
 }
 
 /// `millrace topics`
@@ -227,6 +234,9 @@ pub struct TopicsArgs {
     /// Another data file than the built-in infra/kafka/topics.json.
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
+    /// For hand-over: the generation that read before; else the one before.
+    #[arg(long, value_name = "GENERATION")]
+    pub from: Option<u32>,
 }
 
 /// `millrace usage`
@@ -279,6 +289,38 @@ pub enum StorageAction {
     /// Bring the schema up to date; safe to run again.
     #[command(after_help = "Example:\n  millrace storage migrate --config millrace.toml")]
     Migrate,
+}
+
+/// `millrace backup`
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: BackupAction,
+}
+
+/// What to do with a backup.
+#[derive(Debug, Subcommand)]
+pub enum BackupAction {
+    /// Take a backup, while everything runs.
+    #[command(after_help = "Example:\n  millrace backup create --dir backups/monday --config millrace.toml")]
+    Create {
+        /// A new folder.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Bring a backup back into a migrated store, while no service runs. Safe to run again.
+    #[command(
+        after_help = "Example:\n  millrace storage migrate && millrace backup restore --dir backups/monday --config millrace.toml"
+    )]
+    Restore {
+        /// The folder.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Only check the backup and the positions.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// What to measure.

@@ -93,6 +93,7 @@ impl Wiring {
         let (config, codec) = (&self.config, env.codec.clone());
         Ok(match service {
             Service::PromptBuilder => {
+                let Some(cancellations) = self.cancellations().await? else { return Ok(Ok(())) };
                 let deps = millrace_prompt_builder::Deps {
                     providers: self.providers()?,
                     prices: Arc::clone(&self.prices),
@@ -100,17 +101,20 @@ impl Wiring {
                     codec,
                     storage: self.storage()?,
                     metrics: self.metrics.calls.clone(),
+                    cancellations,
                 };
                 let stage = millrace_prompt_builder::stage(config, deps, lane)?;
                 run_stage(millrace_prompt_builder::spec(config, lane)?, env, producer, stage).await
             }
             Service::InferenceRouter => {
+                let Some(cancellations) = self.cancellations().await? else { return Ok(Ok(())) };
                 let stage = millrace_inference_router::stage(
                     self.providers()?.clone(),
                     Arc::clone(&self.prices),
                     producer.clone(),
                     codec,
                     self.metrics.calls.clone(),
+                    cancellations,
                     lane,
                 )?;
                 run_stage(millrace_inference_router::spec(lane), env, producer, stage).await

@@ -1,7 +1,9 @@
 //! Which event each topic carries: the registry's subjects.
 
 use millrace_config::Config;
-use millrace_schemas::{Call, Completion, DeadLetter, Document, Event, Fact, Lane, Outcome, Prompt, Request, topics};
+use millrace_schemas::{
+    Call, Cancellation, Completion, DeadLetter, Document, Event, Fact, Lane, Outcome, Prompt, Request, topics,
+};
 
 /// Topic names on the broker with the name of their event.
 pub fn subjects(config: &Config) -> Vec<(String, &'static str)> {
@@ -21,6 +23,7 @@ pub fn subjects(config: &Config) -> Vec<(String, &'static str)> {
         (topics::REPLIES, Outcome::NAME),
         (topics::FACTS, Fact::NAME),
         (topics::DOCUMENTS, Document::NAME),
+        (topics::CANCELLATIONS, Cancellation::NAME),
         (topics::DEAD_LETTERS, DeadLetter::NAME),
     ] {
         subjects.push((config.kafka.topic(topic), event));

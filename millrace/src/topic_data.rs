@@ -6,12 +6,16 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use millrace_config::Config;
 use millrace_stage::{admin_client, client_config, fetch_metadata};
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
+
+use crate::positions;
 
 const BUILT_IN: &str = include_str!("../../infra/kafka/topics.json");
 const ANSWER: Duration = Duration::from_secs(15);
@@ -36,6 +40,8 @@ struct Entry {
     name: String,
     partitions: i32,
     #[serde(default)]
+    generations: bool,
+    #[serde(default)]
     configs: BTreeMap<String, String>,
     #[serde(default)]
     groups: Vec<String>,
@@ -47,6 +53,7 @@ pub struct Topic {
     pub name: String,
     pub partitions: i32,
     pub replication_factor: i32,
+    pub has_generations: bool,
     pub configs: BTreeMap<String, String>,
     pub groups: Vec<String>,
 }
@@ -99,18 +106,19 @@ pub fn wanted(config: &Config, file: Option<&str>) -> anyhow::Result<Vec<Topic>>
             name,
             partitions: if entry.partitions == 1 { 1 } else { partitions.unwrap_or(entry.partitions) },
             replication_factor: replicas,
+            has_generations: entry.generations,
             configs,
             groups: entry.groups.iter().map(|g| config.kafka.group(g)).collect(),
         }
     };
     let mut topics: Vec<Topic> = file.topics.iter().map(|e| resolve(config.kafka.topic(&e.name), e)).collect();
     // A customer's bound topic is made like the requests topic of its lane.
-    for (name, binding) in &config.topic_bindings {
+    for (name, binding) in config.topic_bindings.iter().filter(|(_, b)| b.is_read_by(kafka.generation)) {
         let like = format!("requests.{}", binding.lane);
         if let Some(entry) = file.topics.iter().find(|e| e.name == like)
             && topics.iter().all(|t| t.name != *name)
         {
-            topics.push(resolve(name.clone(), entry));
+            topics.push(Topic { has_generations: false, ..resolve(name.clone(), entry) });
         }
     }
     // So is a reply topic, which nobody of ours reads.
@@ -118,7 +126,7 @@ pub fn wanted(config: &Config, file: Option<&str>) -> anyhow::Result<Vec<Topic>>
         if let Some(entry) = file.topics.iter().find(|e| e.name == "outcomes.batch")
             && topics.iter().all(|t| t.name != *name)
         {
-            topics.push(Topic { groups: Vec::new(), ..resolve(name.clone(), entry) });
+            topics.push(Topic { has_generations: false, groups: Vec::new(), ..resolve(name.clone(), entry) });
         }
     }
     Ok(topics)
@@ -144,8 +152,17 @@ pub async fn plan(config: &Config, wanted: &[Topic]) -> anyhow::Result<Vec<Chang
                     partitions: all.clone(),
                 }));
             }
-            Some(count) => {
-                if *count != topic.partitions {
+            Some((count, replicas)) => {
+                if *replicas < topic.replication_factor {
+                    let why = format!(
+                        "it has {replicas} replicas and should have {}: reassign its partitions with Kafka's own tool, \
+                         or say so with kafka.replication_factor",
+                        topic.replication_factor
+                    );
+                    changes.push(Change::Refuse { topic: topic.name.clone(), why });
+                }
+                // Those without generations stay as the first generation made them.
+                if *count != topic.partitions && (topic.has_generations || config.kafka.generation == 0) {
                     let why = format!(
                         "it has {count} partitions and should have {}: topics never change partitions in place; make a new generation",
                         topic.partitions
@@ -153,7 +170,16 @@ pub async fn plan(config: &Config, wanted: &[Topic]) -> anyhow::Result<Vec<Chang
                     changes.push(Change::Refuse { topic: topic.name.clone(), why });
                 }
                 changes.extend(differing_configs(&admin, topic).await?);
-                changes.extend(missing_commits(config, topic, *count).await?);
+                for change in missing_commits(config, topic).await? {
+                    changes.push(if config.topic_bindings.contains_key(&topic.name) && config.kafka.generation > 0 {
+                        // From its start every record would be asked and paid for again.
+                        let why =
+                            "an earlier generation reads it: when that is drained, run `millrace topics hand-over`";
+                        Change::Refuse { topic: topic.name.clone(), why: why.to_owned() }
+                    } else {
+                        change
+                    });
+                }
             }
         }
     }
@@ -213,9 +239,11 @@ async fn configure(
         if !changes.iter().any(|c| matches!(c, Change::Configure { topic: t, .. } if *t == topic.name)) {
             continue;
         }
-        // The request replaces all settings of the topic, so all are named.
+        // The request replaces all settings of the topic, so all are named: also those of somebody else.
+        let mut settings = own_settings(admin, topic).await?;
+        settings.extend(topic.configs.clone());
         let mut alter = AlterConfig::new(ResourceSpecifier::Topic(&topic.name));
-        for (name, value) in &topic.configs {
+        for (name, value) in &settings {
             alter = alter.set(name, value);
         }
         for result in admin.alter_configs([&alter], &options()).await? {
@@ -225,11 +253,27 @@ async fn configure(
     Ok(())
 }
 
+/// What was set for this very topic.
+async fn own_settings(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &Topic,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut settings = BTreeMap::new();
+    for resource in admin.describe_configs([&ResourceSpecifier::Topic(&topic.name)], &options()).await? {
+        let resource = resource.map_err(|e| anyhow::anyhow!("topic `{}` can not be described: {e}", topic.name))?;
+        let own = resource.entries.into_iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
+        settings.extend(own.filter_map(|entry| Some((entry.name, entry.value?))));
+    }
+    Ok(settings)
+}
+
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
 }
 
-async fn existing(config: &Config) -> anyhow::Result<BTreeMap<String, i32>> {
+/// Partitions, and replicas of the partition that has the fewest, of the topics that are there.
+async fn existing(config: &Config) -> anyhow::Result<BTreeMap<String, (i32, i32)>> {
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let kafka = config.kafka.clone();
     tokio::task::spawn_blocking(move || {
         let metadata =
@@ -238,7 +282,10 @@ async fn existing(config: &Config) -> anyhow::Result<BTreeMap<String, i32>> {
             .topics()
             .iter()
             .filter(|t| t.error().is_none() && !t.partitions().is_empty())
-            .map(|t| (t.name().to_owned(), i32::try_from(t.partitions().len()).unwrap_or(i32::MAX)))
+            .map(|t| {
+                let replicas = t.partitions().iter().map(|p| p.replicas().len()).min().unwrap_or(0);
+                (t.name().to_owned(), (count(t.partitions().len()), count(replicas)))
+            })
             .collect())
     })
     .await?
@@ -264,28 +311,16 @@ fn group_consumer(config: &Config, group: &str) -> anyhow::Result<BaseConsumer> 
     Ok(client_config(&config.kafka).set("group.id", group).set("enable.auto.commit", "false").create()?)
 }
 
-async fn missing_commits(config: &Config, topic: &Topic, partitions: i32) -> anyhow::Result<Vec<Change>> {
+async fn missing_commits(config: &Config, topic: &Topic) -> anyhow::Result<Vec<Change>> {
     let mut changes = Vec::new();
     for group in &topic.groups {
         let consumer = group_consumer(config, group)?;
-        let name = topic.name.clone();
-        let missing = tokio::task::spawn_blocking(move || {
-            let mut list = TopicPartitionList::new();
-            (0..partitions).for_each(|p| {
-                list.add_partition(&name, p);
-            });
-            let committed = consumer.committed_offsets(list, ANSWER)?;
-            let missing = committed
-                .elements()
-                .iter()
-                .filter(|e| !matches!(e.offset(), Offset::Offset(_)))
-                .map(|e| e.partition())
-                .collect::<Vec<_>>();
-            anyhow::Ok(missing)
-        })
-        .await??;
-        if !missing.is_empty() {
-            changes.push(Change::Commit { topic: topic.name.clone(), group: group.clone(), partitions: missing });
+        let (name, group_name) = (topic.name.clone(), group.clone());
+        let committed =
+            tokio::task::spawn_blocking(move || positions::committed(&consumer, &group_name, &name)).await??;
+        let partitions: Vec<i32> = committed.into_iter().filter(|(_, o)| o.is_none()).map(|(p, _)| p).collect();
+        if !partitions.is_empty() {
+            changes.push(Change::Commit { topic: topic.name.clone(), group: group.clone(), partitions });
         }
     }
     Ok(changes)
@@ -328,6 +363,10 @@ mod tests {
         for (name, _) in crate::subjects::subjects(&config) {
             let topic = topics.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("{name} is missing"));
             assert_eq!(topic.configs["min.insync.replicas"], "1");
+        }
+        let file: File = serde_json::from_str(BUILT_IN).expect("valid");
+        for entry in &file.topics {
+            assert_eq!(entry.generations, millrace_config::has_generations(&entry.name), "{}", entry.name);
         }
         let lanes: Vec<_> = topics.iter().filter(|t| t.name.contains('.') || t.name == "calls").collect();
         assert!(lanes.iter().all(|t| t.partitions == 4), "every hop keeps the partition number");

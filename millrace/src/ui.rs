@@ -36,6 +36,19 @@ pub fn progress(total: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
+/// A count of unknown length on standard error, where that is a terminal.
+pub fn count(what: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} {msg} {per_sec}") {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar
+}
+
 /// Nano-units as a decimal number with six digits behind the point.
 pub fn money(nanos: i64) -> String {
     let micros = nanos.unsigned_abs().div_ceil(1000);

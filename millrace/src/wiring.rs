@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use millrace_admission::Directory;
+use millrace_cancellation::{Cancellations, follow};
 use millrace_config::{Config, Secret};
 use millrace_pricing::PriceTable;
 use millrace_provider::{CallMetrics, Providers};
@@ -32,11 +34,12 @@ impl Metrics {
     /// Registers all of them.
     pub fn register() -> Result<Self, prometheus::Error> {
         let registry = prometheus::Registry::new();
+        let stage = StageMetrics::register(&registry)?;
         Ok(Self {
-            stage: StageMetrics::register(&registry)?,
             calls: CallMetrics::register(&registry)?,
-            ledger: millrace_cost_ledger::LedgerMetrics::register(&registry)?,
+            ledger: millrace_cost_ledger::LedgerMetrics::register(&registry, &stage)?,
             ingress: millrace_ingress::IngressMetrics::register(&registry)?,
+            stage,
             registry,
         })
     }
@@ -68,6 +71,7 @@ pub struct Wiring {
     _parts: ReadyFlag,
     storage: Option<Storage>,
     providers: Option<Providers>,
+    cancellations: Option<Cancellations>,
 }
 
 impl Wiring {
@@ -99,6 +103,13 @@ impl Wiring {
         // Only services that pay hold the providers' keys.
         parts.set(true, "connected");
         let providers = if services.iter().any(|s| pays(*s)) { Some(Providers::new(&config)?) } else { None };
+        if let Some(providers) = &providers {
+            providers.register(&metrics.registry)?;
+        }
+        let cancellations = match services.iter().find(|s| can_be_cancelled(**s)) {
+            Some(service) => Some(follow_cancellations(&config, *service, &codec, &readiness, &shutdown)?),
+            None => None,
+        };
         Ok(Self {
             config,
             codec,
@@ -109,6 +120,7 @@ impl Wiring {
             shutdown,
             storage,
             providers,
+            cancellations,
         })
     }
 
@@ -120,6 +132,14 @@ impl Wiring {
     /// The providers.
     pub fn providers(&self) -> anyhow::Result<&Providers> {
         self.providers.as_ref().context("this process calls no provider")
+    }
+
+    /// Which requests were cancelled, once every earlier cancellation is known; none when the process
+    /// stops before.
+    pub async fn cancellations(&self) -> anyhow::Result<Option<Cancellations>> {
+        let cancellations = self.cancellations.as_ref().context("this process follows no cancellations")?;
+        let caught_up = self.shutdown.run_until_cancelled(cancellations.until_caught_up()).await;
+        Ok(caught_up.map(|()| cancellations.clone()))
     }
 
     /// What one loop gets; its readiness goes by `name`.
@@ -152,6 +172,39 @@ fn pays(service: Service) -> bool {
         | Service::CostLedger
         | Service::SimulatedProvider => false,
     }
+}
+
+fn can_be_cancelled(service: Service) -> bool {
+    match service {
+        Service::PromptBuilder | Service::InferenceRouter => true,
+        Service::Ingress
+        | Service::Moderator
+        | Service::ResultSink
+        | Service::CostLedger
+        | Service::Indexer
+        | Service::SimulatedProvider => false,
+    }
+}
+
+fn follow_cancellations(
+    config: &Config,
+    service: Service,
+    codec: &Codec,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Cancellations> {
+    let cancellations = Cancellations::default();
+    let flag = readiness.register("cancellations");
+    follow(
+        config,
+        &format!("{}.cancellations", service.name()),
+        (Directory::from_config(config)?, codec.clone()),
+        cancellations.clone(),
+        Box::new(move |ready, why| flag.set(ready, why)),
+        shutdown.clone(),
+    )
+    .context("no thread for the cancellations")?;
+    Ok(cancellations)
 }
 
 /// Registers the schemas and takes their ids.

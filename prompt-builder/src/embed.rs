@@ -32,7 +32,12 @@ impl<L: CallLog> Embedder for PaidEmbedder<L> {
             output_tokens: 0,
             timeout: self.target.timeout,
         };
-        let slot = self.target.slot().await;
+        // The record waits outside, where its deadline is looked at.
+        let slot = self
+            .target
+            .slot_unless_open()
+            .await
+            .map_err(|refused| EmbedError::Later { error: refused.to_string(), after: Some(refused.after) })?;
         let call = self.ledger.start(record, who, &self.target, EMBEDDINGS, bounds).await?;
         if record.assignment.is_cancelled() {
             self.ledger.not_sent(record, call, "the partition was taken away").await?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use millrace_admission::{Admission, Admitted, Arrival, DirectoryError, Principal, Rejected, record, replies};
+use millrace_cancellation::Cancellations;
 use millrace_config::Config;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
@@ -31,6 +32,8 @@ pub struct Deps<'a> {
     pub storage: &'a Storage,
     /// Where the calls are counted.
     pub metrics: CallMetrics,
+    /// Which requests are not to be built.
+    pub cancellations: Cancellations,
 }
 
 /// Why a builder can not start.
@@ -55,6 +58,7 @@ pub struct PromptBuilder {
     results: Arc<dyn Results>,
     partitions: Arc<dyn Partitions>,
     retriever: Option<Retriever>,
+    cancellations: Cancellations,
     lane: Lane,
 }
 
@@ -71,6 +75,7 @@ pub fn stage(config: &Config, deps: Deps<'_>, lane: Lane) -> Result<PromptBuilde
         results: Arc::clone(&deps.storage.results),
         partitions: Arc::new(deps.producer),
         retriever,
+        cancellations: deps.cancellations,
         lane,
     })
 }
@@ -118,6 +123,11 @@ impl Stage for PromptBuilder {
             Turn::Reused => Err(Box::new(self.reused(&judged, &arrival))),
         };
         match verdict {
+            // After the key is claimed: the cancelled outcome is the one that a replay gets.
+            Ok(admitted) if self.is_cancelled(&admitted.meta) => {
+                let times = Times { taken, decided: now_micros() };
+                self.plan(&ended_of(admitted, Ended::cancelled(), Vec::new(), times))
+            }
             Ok(admitted) => self.build(record, admitted, taken).await,
             Err(rejected) => self.turn_away(*rejected, taken),
         }
@@ -227,6 +237,10 @@ impl PromptBuilder {
             Err(rejected) => (&rejected.model, &rejected.rule_set),
         };
         self.admission.key_reused(meta_of(&judged.verdict), judged.given.as_deref(), model, rule_set, arrival)
+    }
+
+    fn is_cancelled(&self, meta: &Meta) -> bool {
+        self.cancellations.is_cancelled(&meta.tenant, &meta.request_id)
     }
 
     /// Fetches passages where a collection is named, and writes the prompt.

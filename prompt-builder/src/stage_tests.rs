@@ -174,6 +174,7 @@ async fn bench_with(found: &[&str]) -> Bench {
         results: store.clone(),
         partitions: Arc::new(Twelve),
         retriever: Some(retriever),
+        cancellations: Cancellations::default(),
         lane: Lane::Batch,
     };
     Bench { builder, store, embedder, passages }
@@ -481,4 +482,24 @@ async fn a_refused_embedding_and_a_late_search_end_the_request() {
     let prompt = bench.built(&bench.signed(2, &soon)).await;
     assert_eq!(prompt.ended.unwrap().status, EndedStatus::Expired);
     assert_eq!(prompt.bill.len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_was_taken_back_is_not_built_and_keeps_its_key() {
+    let bench = bench().await;
+    let request = keyed(ASKING);
+    let id = RequestId::of_key("acme", "k").into_string();
+    bench.builder.cancellations.cancel("acme", &id);
+    let prompt = bench.built(&bench.signed(1, &request)).await;
+    let ended = prompt.ended.unwrap();
+    assert_eq!((ended.status, ended.http_status), (EndedStatus::Cancelled, 499));
+    assert_eq!((prompt.meta.request_id.as_str(), prompt.body, prompt.bill.len()), (id.as_str(), None, 0));
+    assert_eq!(bench.embedded(), 0, "nothing is paid for it");
+    // A replay is a duplicate, which waits for the outcome of the first.
+    let again = bench.builder.process(&bench.signed(2, &request)).await.unwrap();
+    assert!(again.primary.is_none());
+    // Another tenant's cancellation of the same id is nobody's.
+    let other = Bench { builder: PromptBuilder { cancellations: Cancellations::default(), ..bench.builder }, ..bench };
+    other.builder.cancellations.cancel("rival", &id);
+    assert!(!other.builder.is_cancelled(&prompt.meta));
 }

@@ -1,6 +1,6 @@
 //! The two calls there are.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_openai::traits::RequestOptionsBuilder as _;
 use millrace_fail_point::{self as fail_point, Side};
@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::attempt::call_error;
-use crate::targets::Slot;
+use crate::breaker::Heard;
+use crate::gate::Load;
+use crate::targets::{Slot, Target};
 use crate::{CallError, Usage, tokens};
 
 /// The header that carries the call id, so that a provider's log can be matched with ours.
@@ -34,19 +36,17 @@ pub struct Embeddings {
 
 impl Slot {
     /// Sends `body`, byte for byte, as a chat completion. `body` names the model and does not ask
-    /// for a stream. Exactly one HTTP request is made, which takes at most `timeout`.
+    /// for a stream. Exactly one HTTP request is made, which takes at most `timeout`; when the future
+    /// is dropped, its connection is closed.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn chat(self, body: &RawValue, call_id: &str, timeout: Duration) -> Result<Answer, CallError> {
-        let client = self.client(timeout);
-        let chat = client.chat().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
-        fail_point::reach(Side::Before, || "call".to_owned());
-        let answer: Box<RawValue> = chat.create_byot(body).await.map_err(call_error)?;
-        fail_point::reach(Side::After, || "call".to_owned());
-        let body = String::from(Box::<str>::from(answer)).into_bytes();
-        let usage = Usage::read(&body);
-        Ok(Answer { body, usage })
+        let Slot { target, entry } = self;
+        let began = Instant::now();
+        let result = chat(&target, body, call_id, timeout).await;
+        entry.ended(heard(&result, timeout >= target.timeout || began.elapsed() < timeout), load(&result));
+        result
     }
 
     /// Asks for the vectors of `inputs`. Exactly one HTTP request is made, which takes at most the
@@ -55,20 +55,59 @@ impl Slot {
     /// # Errors
     /// [`CallError`]. An answer whose vectors do not fit the inputs is lost: it was charged.
     pub async fn embed(self, inputs: &[String], call_id: &str) -> Result<Embeddings, CallError> {
-        let client = self.client(self.target.timeout);
-        let embeddings = client.embeddings().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
-        let request = EmbeddingRequest { model: &self.target.model, input: inputs, encoding_format: "float" };
-        fail_point::reach(Side::Before, || "call".to_owned());
-        let answer: Box<RawValue> = embeddings.create_byot(request).await.map_err(call_error)?;
-        fail_point::reach(Side::After, || "call".to_owned());
-        let vectors = vectors(answer.get(), inputs.len())?;
-        let usage = Usage::read(answer.get().as_bytes()).unwrap_or_else(|| Usage {
-            input_tokens: inputs.iter().map(|input| i64::from(tokens::count(input))).sum(),
-            estimated: true,
-            ..Usage::default()
-        });
-        Ok(Embeddings { vectors, usage })
+        let Slot { target, entry } = self;
+        let result = embed(&target, inputs, call_id).await;
+        entry.ended(heard(&result, true), load(&result));
+        result
     }
+}
+
+/// What a call tells of its provider. One that had less time than the provider is given says nothing
+/// by having run out of it.
+fn heard<T>(result: &Result<T, CallError>, had_time: bool) -> Heard {
+    match result {
+        Ok(_) => Heard::Answered,
+        Err(CallError::Answered(refusal)) if refusal.status < 500 => Heard::Answered,
+        Err(CallError::Answered(_)) => Heard::Silent,
+        Err(CallError::NotSent(_) | CallError::Lost(_)) if had_time => Heard::Silent,
+        Err(CallError::NotSent(_) | CallError::Lost(_)) => Heard::Nothing,
+    }
+}
+
+fn load<T>(result: &Result<T, CallError>) -> Load {
+    match result {
+        Ok(_) => Load::Carried,
+        // An account that is used up is refused with the same status, and for good.
+        Err(CallError::Answered(refusal)) if refusal.status == 429 && refusal.retryable => Load::TooMuch,
+        Err(CallError::Answered(_) | CallError::NotSent(_) | CallError::Lost(_)) => Load::Unknown,
+    }
+}
+
+async fn chat(target: &Target, body: &RawValue, call_id: &str, timeout: Duration) -> Result<Answer, CallError> {
+    let client = target.client(timeout);
+    let chat = client.chat().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
+    fail_point::reach(Side::Before, || "call".to_owned());
+    let answer: Box<RawValue> = chat.create_byot(body).await.map_err(call_error)?;
+    fail_point::reach(Side::After, || "call".to_owned());
+    let body = String::from(Box::<str>::from(answer)).into_bytes();
+    let usage = Usage::read(&body);
+    Ok(Answer { body, usage })
+}
+
+async fn embed(target: &Target, inputs: &[String], call_id: &str) -> Result<Embeddings, CallError> {
+    let client = target.client(target.timeout);
+    let embeddings = client.embeddings().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
+    let request = EmbeddingRequest { model: &target.model, input: inputs, encoding_format: "float" };
+    fail_point::reach(Side::Before, || "call".to_owned());
+    let answer: Box<RawValue> = embeddings.create_byot(request).await.map_err(call_error)?;
+    fail_point::reach(Side::After, || "call".to_owned());
+    let vectors = vectors(answer.get(), inputs.len())?;
+    let usage = Usage::read(answer.get().as_bytes()).unwrap_or_else(|| Usage {
+        input_tokens: inputs.iter().map(|input| i64::from(tokens::count(input))).sum(),
+        estimated: true,
+        ..Usage::default()
+    });
+    Ok(Embeddings { vectors, usage })
 }
 
 #[derive(Serialize)]

@@ -35,7 +35,7 @@ impl CallMetrics {
             calls: IntCounterVec::new(
                 Opts::new(
                     "millrace_provider_calls_total",
-                    "Calls to providers, by HTTP status; `not_sent` and `lost` for those without one.",
+                    "Calls to providers, by HTTP status; `not_sent`, `lost` and `cancelled` for those without one.",
                 ),
                 &["provider", "status"],
             )?,
@@ -60,6 +60,10 @@ impl CallMetrics {
             CallError::NotSent(_) => self.called(provider, "not_sent"),
             CallError::Lost(_) => self.called(provider, "lost"),
         }
+    }
+
+    pub(crate) fn broken_off(&self, provider: &str) {
+        self.called(provider, "cancelled");
     }
 
     fn called(&self, provider: &str, status: &str) {

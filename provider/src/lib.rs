@@ -7,6 +7,8 @@
 //!
 //! - A [`Target`] is a model at a provider; a [`Slot`] is the right to make **one** call there. No
 //!   layer below it retries, so the calls that providers count are the calls that were recorded.
+//! - Before a slot stands the provider's circuit breaker, which lets one call through in a while when the
+//!   provider is away, and a limit on its calls in flight, which follows the provider's 429s.
 //! - JSON goes out and comes back byte for byte; fields that nobody here knows survive.
 //! - [`CallError`] says which of three things happened: nothing was sent, the provider refused, or
 //!   nobody knows. The adapter that saw it decides.
@@ -16,7 +18,7 @@
 //! Who pays does, in this order:
 //!
 //! ```text
-//! let slot = target.slot().await;                            // waits for the concurrency limit
+//! let slot = target.slot().await;                            // waits for the breaker and the limit
 //! let call = ledger.start(record, &who, &target, CHAT, bounds).await?;  // acknowledged by the broker
 //! if record.assignment.is_cancelled() { ledger.not_sent(record, call, "…").await? }
 //! match slot.chat(body, call.id(), bounds.timeout).await {
@@ -26,9 +28,13 @@
 //! ```
 
 mod attempt;
+mod breaker;
 mod call;
 mod counted;
 mod failure;
+mod gate;
+mod limit;
+mod metrics;
 mod paid;
 mod retry_after;
 mod targets;
@@ -38,6 +44,7 @@ mod usage;
 pub use call::{Answer, Embeddings};
 pub use counted::CallMetrics;
 pub use failure::{CallError, Refusal};
+pub use gate::Refused;
 pub use paid::{
     Bounds, CHAT, CallLog, CallsTopic, EMBEDDINGS, FAILED, FINISHED, LedgerError, Ledgered, StartedCall, UNCONFIRMED,
     Who, call_record, finished_from_line, line_from_usage, started_call,

@@ -9,6 +9,7 @@
 //! | refused ([`CallError::Answered`]) | `finished` with the status and no costs, at once | `failed` |
 //! | not sent ([`CallError::NotSent`]) | `not_sent`, at once | none |
 //! | lost ([`CallError::Lost`]) | none: the ledger books it `unconfirmed` after its deadline | `unconfirmed`, charged with nothing |
+//! | broken off by us | `unconfirmed`, at once: nobody will see its end | `unconfirmed`, charged with nothing |
 
 use std::future::Future;
 use std::sync::Arc;
@@ -81,7 +82,8 @@ pub struct Bounds {
     pub timeout: Duration,
 }
 
-/// A call that was announced. It must be made, or ended with [`Ledgered::not_sent`].
+/// A call that was announced. It must be made, or ended with [`Ledgered::not_sent`]; one that is broken
+/// off on its way ends with [`Ledgered::broken_off`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a call that was announced and not ended is booked as unconfirmed"]
 pub struct StartedCall {
@@ -240,6 +242,31 @@ impl<L: CallLog> Ledgered<L> {
             }
             CallError::Lost(_) => Ok(Some(free_line(&call.call, UNCONFIRMED))),
         }
+    }
+
+    /// Ends a call that was broken off while it was on its way, and gives its line on the bill. What
+    /// the provider charges for it is not known: it is booked at its upper bound.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn broken_off(
+        &self,
+        record: &Received,
+        call: StartedCall,
+        reason: &str,
+    ) -> Result<CallLine, LedgerError> {
+        self.metrics.broken_off(&call.call.provider);
+        let line = free_line(&call.call, UNCONFIRMED);
+        let unconfirmed = Call {
+            kind: CallKind::Unconfirmed,
+            at: now_micros(),
+            estimated: true,
+            cost_nanos: call.call.reserved_nanos,
+            reason: Some(reason.to_owned()),
+            ..call.call
+        };
+        self.log.append(record, &unconfirmed).await?;
+        Ok(line)
     }
 
     /// The bill's line of a call that was answered; it is counted here, so ask once a call.

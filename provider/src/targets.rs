@@ -1,4 +1,4 @@
-//! Which model is where, and the limit on calls in flight there.
+//! Which model is where, and the way through to it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use async_openai::Client;
 use async_openai::config::{self, OpenAIConfig};
 use millrace_config::{Config, ProviderConfig};
 use reqwest::header::HeaderValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::attempt::Attempt;
+use crate::gate::{Entry, Gate, Refused};
+use crate::metrics::Metrics;
 
 /// A connection that idles this long is closed by us, before the provider closes it under a call.
 const IDLE: Duration = Duration::from_secs(30);
@@ -43,9 +44,10 @@ pub enum ProvidersError {
 #[derive(Clone)]
 pub struct Providers {
     routes: Arc<BTreeMap<String, Vec<Target>>>,
+    metrics: Metrics,
 }
 
-/// A model at a provider. Cheap to clone; clones share the provider's connections and its limit.
+/// A model at a provider. Cheap to clone; clones share the provider's connections, limit and breaker.
 #[derive(Clone)]
 pub struct Target {
     /// The model's name in the configuration.
@@ -67,14 +69,15 @@ pub(crate) struct Upstream {
     pub client: Client<Arc<dyn config::Config>>,
     pub http: reqwest::Client,
     pub authorized: bool,
-    permits: Arc<Semaphore>,
+    gate: Arc<Gate>,
 }
 
-/// The right to make one call to a target; used up by the call, given back when dropped.
+/// The right to make one call to a target; used up by the call, given back when dropped. What
+/// becomes of the call is told to the provider's breaker and limit.
 #[must_use = "a slot that is not used holds back another call"]
 pub struct Slot {
     pub(crate) target: Target,
-    _permit: OwnedSemaphorePermit,
+    pub(crate) entry: Entry,
 }
 
 impl Providers {
@@ -83,10 +86,11 @@ impl Providers {
     /// # Errors
     /// [`ProvidersError`].
     pub fn new(config: &Config) -> Result<Self, ProvidersError> {
+        let metrics = Metrics::new().expect("our metrics have valid names");
         let upstreams = config
             .providers
             .iter()
-            .map(|(name, provider)| Ok((name.as_str(), Arc::new(Upstream::new(name, provider)?))))
+            .map(|(name, provider)| Ok((name.as_str(), Arc::new(Upstream::new(name, provider, &metrics)?))))
             .collect::<Result<BTreeMap<&str, Arc<Upstream>>, ProvidersError>>()?;
         let target = |alias: &String| {
             let model = config.models.get(alias)?;
@@ -110,7 +114,15 @@ impl Providers {
             let route = std::iter::once(alias).chain(&model.fallbacks).filter_map(target);
             routes.insert(alias.clone(), route.collect::<Result<Vec<_>, _>>()?);
         }
-        Ok(Self { routes: Arc::new(routes) })
+        Ok(Self { routes: Arc::new(routes), metrics })
+    }
+
+    /// Shows the providers' breakers and limits; once per process.
+    ///
+    /// # Errors
+    /// When such metrics are registered already.
+    pub fn register(&self, registry: &prometheus::Registry) -> Result<(), prometheus::Error> {
+        self.metrics.register(registry)
     }
 
     /// Where a model is; `None` when no model has this name.
@@ -132,11 +144,26 @@ impl Providers {
 }
 
 impl Target {
-    /// Waits until the provider may have one more call in flight.
+    /// Waits until the provider may have one more call: until its breaker lets calls through, and
+    /// then for its limit. Nothing is taken meanwhile, so it may be called off at any time.
     pub async fn slot(&self) -> Slot {
-        let permits = Arc::clone(&self.upstream.permits);
-        let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
-        Slot { target: self.clone(), _permit: permit }
+        let entry = self.upstream.gate.enter().await;
+        Slot { target: self.clone(), entry }
+    }
+
+    /// Whether no call is let through now, because the provider is away.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.upstream.gate.is_open()
+    }
+
+    /// Waits for the provider's limit only.
+    ///
+    /// # Errors
+    /// [`Refused`] as soon as its breaker is found open.
+    pub async fn slot_unless_open(&self) -> Result<Slot, Refused> {
+        let entry = self.upstream.gate.enter_unless_open().await?;
+        Ok(Slot { target: self.clone(), entry })
     }
 }
 
@@ -146,15 +173,17 @@ impl Slot {
     pub fn target(&self) -> &Target {
         &self.target
     }
+}
 
+impl Target {
     pub(crate) fn client(&self, timeout: Duration) -> Client<Arc<dyn config::Config>> {
-        let Upstream { client, http, authorized, .. } = &*self.target.upstream;
+        let Upstream { client, http, authorized, .. } = &*self.upstream;
         client.clone().with_http_service(Attempt { http: http.clone(), authorized: *authorized, timeout })
     }
 }
 
 impl Upstream {
-    fn new(name: &str, provider: &ProviderConfig) -> Result<Self, ProvidersError> {
+    fn new(name: &str, provider: &ProviderConfig, metrics: &Metrics) -> Result<Self, ProvidersError> {
         let http = reqwest::Client::builder()
             // A proxy of the environment would see keys and prompts that were not meant for it.
             .no_proxy()
@@ -178,12 +207,11 @@ impl Upstream {
             .with_api_key(key)
             .with_org_id("")
             .with_project_id("");
-        let permits = usize::try_from(provider.max_concurrency).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Ok(Self {
             client: Client::build(http.clone(), Arc::new(settings)),
             http,
             authorized: provider.api_key.is_some(),
-            permits: Arc::new(Semaphore::new(permits)),
+            gate: Arc::new(Gate::new(name, provider, metrics.of(name))),
         })
     }
 }

@@ -148,6 +148,25 @@ async fn an_answered_call_is_priced_and_its_end_is_a_function_of_its_line() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_broken_off_is_booked_at_its_upper_bound_and_charges_nothing() {
+    let setup = setup();
+    let call = start(&setup).await;
+    let started = call.entry().clone();
+    let line = setup.ledger.broken_off(&setup.record, call, "cancelled").await.unwrap();
+    assert_eq!((line.status.as_str(), line.cost_nanos, line.charge_nanos), (UNCONFIRMED, 0, 0));
+    let end = setup.log.0.lock().unwrap()[1].clone();
+    let expected = Call {
+        kind: CallKind::Unconfirmed,
+        at: end.at,
+        estimated: true,
+        cost_nanos: started.reserved_nanos,
+        reason: Some("cancelled".to_owned()),
+        ..started
+    };
+    assert_eq!(end, expected);
+}
+
+#[tokio::test]
 async fn each_failure_ends_its_call_in_its_own_way() {
     let refusal = Refusal {
         status: 503,

@@ -18,7 +18,7 @@ use schema_registry_converter::error::SRCError;
 use schema_registry_converter::schema_registry_common::{BytesResult, SchemaType, SuppliedSchema, get_bytes_result};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::events::{Call, Completion, DeadLetter, Document, Fact, Outcome, Prompt, Request};
+use crate::events::{Call, Cancellation, Completion, DeadLetter, Document, Fact, Outcome, Prompt, Request};
 use crate::json::JsonView;
 
 /// More than this many foreign schemas are not kept: the rest are fetched each time.
@@ -126,6 +126,7 @@ macro_rules! events {
 events! {
     0 Request "request", 1 Prompt "prompt", 2 Completion "completion", 3 Outcome "outcome",
     4 Call "call", 5 Fact "fact", 6 Document "document", 7 DeadLetter "dead-letter",
+    8 Cancellation "cancellation",
 }
 
 /// Encodes and decodes events. Cheap to clone.
@@ -292,6 +293,7 @@ fn own_schema(index: usize) -> &'static Schema {
             Fact::avro().schema,
             Document::avro().schema,
             DeadLetter::avro().schema,
+            Cancellation::avro().schema,
         ]
     });
     SCHEMAS[index]

@@ -108,7 +108,7 @@ words! {
         Finished = "finished",
         /// The call was announced and then not made.
         NotSent = "not_sent",
-        /// Written by the ledger: the end was never seen.
+        /// Written by the ledger when the end was never seen, and by who broke the call off.
         Unconfirmed = "unconfirmed",
         /// A correction of a booked call: the costs are differences.
         Adjusted = "adjusted",
@@ -190,6 +190,19 @@ impl Ended {
             message: message.into(),
             param: None,
             http_status: 504,
+        }
+    }
+
+    /// A request that its client took back before it was answered (HTTP 499).
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Self {
+            status: EndedStatus::Cancelled,
+            code: "request_cancelled".to_owned(),
+            kind: "invalid_request_error".to_owned(),
+            message: "The request was cancelled before it was answered. Send it again with a new key.".to_owned(),
+            param: None,
+            http_status: 499,
         }
     }
 }
@@ -548,4 +561,15 @@ pub struct DeadLetter {
     pub headers: Vec<RecordHeader>,
     /// Microseconds since the epoch.
     pub at: i64,
+}
+
+/// Stop this request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancellation {
+    /// Tenant of the request, who must be the one whose key signed the record.
+    pub tenant: String,
+    /// Identity of the request, as it was given out to the tenant.
+    pub request_id: String,
+    /// When the client took the request back, microseconds since the epoch.
+    pub cancelled_at: i64,
 }

@@ -17,8 +17,8 @@ pub mod topics;
 pub use clock::{now_micros, now_millis};
 pub use codec::{ALL_EVENTS, Codec, CodecError, Event, EventSchema, RegistryAccess};
 pub use events::{
-    Call, CallKind, CallLine, Completion, DeadLetter, Document, Ended, EndedStatus, Fact, Lane, Meta, Moderation,
-    Outcome, OutcomeStatus, Prompt, RecordHeader, Request, StageTime,
+    Call, CallKind, CallLine, Cancellation, Completion, DeadLetter, Document, Ended, EndedStatus, Fact, Lane, Meta,
+    Moderation, Outcome, OutcomeStatus, Prompt, RecordHeader, Request, StageTime,
 };
 pub use ids::{RequestId, body_hash, call_id, call_started_at, derived_uuid};
 pub use json::{JsonView, value_to_json};

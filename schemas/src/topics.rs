@@ -18,6 +18,8 @@ pub const REPLIES: &str = "replies";
 pub const FACTS: &str = "facts";
 /// Knowledge to index.
 pub const DOCUMENTS: &str = "documents";
+/// Requests that their clients took back.
+pub const CANCELLATIONS: &str = "cancellations";
 /// Records that can never succeed.
 pub const DEAD_LETTERS: &str = "dead-letters";
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use apache_avro::Schema;
 use apache_avro::schema_compatibility::SchemaCompatibility;
 use millrace_schemas::{
-    ALL_EVENTS, Call, CallKind, CallLine, Codec, Completion, DeadLetter, Document, Ended, Event, Fact, Lane, Meta,
-    Moderation, Outcome, OutcomeStatus, Prompt, RecordHeader, Request, StageTime,
+    ALL_EVENTS, Call, CallKind, CallLine, Cancellation, Codec, Completion, DeadLetter, Document, Ended, Event, Fact,
+    Lane, Meta, Moderation, Outcome, OutcomeStatus, Prompt, RecordHeader, Request, StageTime,
 };
 use serde_json::Value;
 
@@ -297,5 +297,7 @@ async fn every_event_survives_and_the_clients_json_is_kept_byte_for_byte() {
         at: 3,
     };
     survives(&codec, letter).await;
-    assert_eq!(ALL_EVENTS.len(), 8, "every event is in this test");
+    let cancellation = Cancellation { tenant: "t".into(), request_id: "r".into(), cancelled_at: 1 };
+    survives(&codec, cancellation).await;
+    assert_eq!(ALL_EVENTS.len(), 9, "every event is in this test");
 }

@@ -1,6 +1,6 @@
 //! What a stage shows of itself to Prometheus. No tenant and no user is ever a label.
 
-use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, histogram_opts};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, histogram_opts};
 
 /// Metrics of all stages of a process, by stage and lane.
 #[derive(Clone)]
@@ -13,6 +13,12 @@ pub struct StageMetrics {
 }
 
 impl StageMetrics {
+    /// Failures of one class, for a consumer that sees to its own retries.
+    #[must_use]
+    pub fn errors_of(&self, stage: &str, lane: &str, class: &str) -> IntCounter {
+        self.errors.with_label_values(&[stage, lane, class])
+    }
+
     /// Registers the metrics.
     ///
     /// # Errors
@@ -42,7 +48,7 @@ impl StageMetrics {
                 &["stage", "lane"],
             )?,
             errors: IntCounterVec::new(
-                Opts::new("millrace_stage_errors_total", "Failures by class: retry, poison, fatal."),
+                Opts::new("millrace_stage_errors_total", "Failures by class: retry, poison, fatal, customer_topic."),
                 &["stage", "lane", "class"],
             )?,
         };

@@ -111,17 +111,35 @@ impl Pipeline {
         run(millrace()?, &["topics", "apply", "--config", file]).await?;
         run(millrace()?, &["topics", "check", "--config", file]).await?;
 
-        let mut members = Vec::new();
-        let mut doors = Vec::new();
+        let mut pipeline = Self {
+            http: String::new(),
+            doors: Vec::new(),
+            provider,
+            config: config.clone(),
+            folder,
+            members: Vec::new(),
+            provider_process,
+            vectors,
+        };
+        pipeline.add("", &config, setup)?;
+        pipeline.http = pipeline.doors.first().cloned().unwrap_or_default();
+        pipeline.until_ready().await?;
+        Ok(pipeline)
+    }
+
+    /// Starts processes of every service with this configuration beside those that run; `suffix` is put
+    /// behind their names.
+    pub fn add(&mut self, suffix: &str, config: &Path, setup: Setup<'_>) -> anyhow::Result<()> {
+        let logs = self.folder.path().to_owned();
         for service in SERVICES {
             for copy in 0..setup.copies {
                 let (front, metrics) = (free_port()?, free_port()?);
                 if service == "ingress" {
-                    doors.push(format!("http://127.0.0.1:{front}"));
+                    self.doors.push(format!("http://127.0.0.1:{front}"));
                 }
-                let name = format!("{service}-{copy}");
+                let name = format!("{service}-{copy}{suffix}");
                 let own = logs.join(format!("{name}.toml"));
-                let settings = std::fs::read_to_string(&config)?
+                let settings = std::fs::read_to_string(config)?
                     .replace(&format!("\"{}\"", KAFKA_USER.0), &format!("\"{}\"", principal(service)))
                     .replace("\"127.0.0.1:1\"", &format!("\"127.0.0.1:{front}\""))
                     .replace("\"127.0.0.1:2\"", &format!("\"127.0.0.1:{metrics}\""));
@@ -135,13 +153,24 @@ impl Pipeline {
                     name,
                 };
                 member.start(&[])?;
-                members.push(member);
+                self.members.push(member);
             }
         }
-        let http = doors.first().cloned().unwrap_or_default();
-        let pipeline = Self { http, doors, provider, config, folder, members, provider_process, vectors };
-        pipeline.until_ready().await?;
-        Ok(pipeline)
+        Ok(())
+    }
+
+    /// Drains one process for good.
+    pub async fn retire(&mut self, name: &str) -> anyhow::Result<()> {
+        self.terminate(name).await?;
+        self.members.retain(|member| member.name != name);
+        Ok(())
+    }
+
+    /// Changes the configuration file of one process; it is read at its next start.
+    pub fn edit(&mut self, name: &str, edit: impl FnOnce(String) -> String) -> anyhow::Result<()> {
+        let file = self.folder.path().join(format!("{name}.toml"));
+        let settings = std::fs::read_to_string(&file)?;
+        Ok(std::fs::write(&file, edit(settings))?)
     }
 
     /// Waits until every process says that it is ready.

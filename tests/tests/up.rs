@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use millrace_schemas::RequestId;
 use millrace_tests::{Process, client, millrace, run};
 use serde_json::{Value, json};
 
@@ -34,11 +35,14 @@ async fn what_was_answered_is_there_after_a_restart_and_after_a_kill() -> anyhow
     ensure!(refused.lines().filter(|line| line.contains("another `millrace up` uses")).count() == 1, "{refused}");
 
     let (id, answer) = ask(&first.http, &key).await?;
+    take_back(&first.http, &key).await?;
     first.process.terminate().await?;
 
     let again = up(&data, "again").await?;
     ensure!(again.said["api_key"].is_null() && again.said["admin_key"].is_null(), "keys are shown once");
     ensure!(stored(&again.http, &key, &id).await? == answer);
+    let refused = post(&again.http, &key, Some(TAKEN_BACK)).await?;
+    ensure!(refused.status() == 499, "a cancellation survives a restart: {}", refused.text().await?);
     let (later, last) = ask(&again.http, &key).await?;
     again.process.kill().await?;
 
@@ -59,9 +63,27 @@ async fn what_was_answered_is_there_after_a_restart_and_after_a_kill() -> anyhow
     anyhow::bail!("{calls} calls are on the bill, not 2")
 }
 
-async fn ask(http: &str, key: &str) -> anyhow::Result<(String, Value)> {
+/// The idempotency key of a request that is cancelled before it is sent.
+const TAKEN_BACK: &str = "taken-back";
+
+async fn take_back(http: &str, key: &str) -> anyhow::Result<()> {
+    let url = format!("{http}/v1/requests/{}", RequestId::of_key("demo", TAKEN_BACK));
+    let answer = client()?.delete(url).bearer_auth(key).send().await?;
+    ensure!(answer.status() == 202, "{}", answer.text().await?);
+    Ok(())
+}
+
+async fn post(http: &str, key: &str, idempotency_key: Option<&str>) -> anyhow::Result<reqwest::Response> {
     let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Say hello" }] });
-    let answer = client()?.post(format!("{http}/v1/chat/completions")).bearer_auth(key).json(&body).send().await?;
+    let mut request = client()?.post(format!("{http}/v1/chat/completions")).bearer_auth(key).json(&body);
+    if let Some(idempotency_key) = idempotency_key {
+        request = request.header("idempotency-key", idempotency_key);
+    }
+    Ok(request.send().await?)
+}
+
+async fn ask(http: &str, key: &str) -> anyhow::Result<(String, Value)> {
+    let answer = post(http, key, None).await?;
     let id = answer.headers().get("x-request-id").context("x-request-id")?.to_str()?.to_owned();
     ensure!(answer.status() == 200, "{}", answer.text().await?);
     Ok((id, answer.json().await?))

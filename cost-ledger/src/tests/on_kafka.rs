@@ -77,7 +77,7 @@ impl Cluster {
         };
         let (config, store) = (self.config.clone(), self.store.clone());
         let producer = Producer::new(&config.kafka).unwrap();
-        let metrics = LedgerMetrics::register(&registry).unwrap();
+        let metrics = LedgerMetrics::register(&registry, &env.metrics).unwrap();
         let ended = tokio::spawn(async move { crate::run(&config, &env, producer, store, metrics).await });
         Running { shutdown, ended }
     }

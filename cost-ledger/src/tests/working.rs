@@ -112,7 +112,9 @@ impl Bench {
         };
         let settings =
             Settings { flush_calls: 50, flush_interval: Duration::from_millis(10), grace: Duration::from_millis(5) };
-        let metrics = LedgerMetrics::register(&prometheus::Registry::new()).unwrap();
+        let registry = prometheus::Registry::new();
+        let stage = millrace_stage::StageMetrics::register(&registry).unwrap();
+        let metrics = LedgerMetrics::register(&registry, &stage).unwrap();
         let (log, failure) = (Arc::clone(&bench.log), Arc::clone(&bench.failure));
         let worker = Worker::new(PARTITION, book, log, queue, settings, metrics, failure);
         tokio::spawn(worker.run(bench.token.clone()));

@@ -29,11 +29,11 @@ locals {
 
   grants = concat(
     flatten([for client in local.clients : concat(
-      [for topic in client.read : {
-        principal = client.principal, operation = "Read", type = "Topic", name = "${var.topic_prefix}${topic}", pattern = "Literal"
+      [for name in flatten([for topic in client.read : lookup(local.names, topic, [topic])]) : {
+        principal = client.principal, operation = "Read", type = "Topic", name = "${var.topic_prefix}${name}", pattern = "Literal"
       }],
-      [for topic in client.write : {
-        principal = client.principal, operation = "Write", type = "Topic", name = "${var.topic_prefix}${topic}", pattern = "Literal"
+      [for name in flatten([for topic in client.write : lookup(local.names, topic, [topic])]) : {
+        principal = client.principal, operation = "Write", type = "Topic", name = "${var.topic_prefix}${name}", pattern = "Literal"
       }],
       [for group in client.group_prefixes : {
         principal = client.principal, operation = "Read", type = "Group", name = "${var.group_prefix}${group}", pattern = "Prefixed"

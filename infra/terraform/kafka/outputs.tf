@@ -5,9 +5,12 @@ output "topics" {
 
 output "groups" {
   description = "Consumer groups to start at offset 0, by topic; Terraform cannot commit offsets, `millrace topics apply` does."
-  value = {
-    for topic in local.topics.topics :
-    kafka_topic.this[topic.name].name => [for group in topic.groups : "${var.group_prefix}${group}"]
-    if length(topic.groups) > 0
-  }
+  value = merge([
+    for topic in local.topics.topics : {
+      for name in local.names[topic.name] :
+      kafka_topic.this[name].name => [
+        for group in topic.groups : "${var.group_prefix}${group}${trimprefix(name, topic.name)}"
+      ]
+    } if length(topic.groups) > 0
+  ]...)
 }

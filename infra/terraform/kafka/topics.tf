@@ -11,8 +11,30 @@ locals {
   )
 }
 
+locals {
+  # Each topic under its name on the broker, without prefix: as often as there are generations, where it
+  # has any. Generation 1 of `calls` is `calls.g1`.
+  every_topic = merge(concat(
+    [for generation, partitions in var.generations : {
+      for topic in local.topics.topics :
+      "${topic.name}${generation == "0" ? "" : ".g${generation}"}" => merge(topic, {
+        partitions = coalesce(partitions, topic.partitions)
+      })
+      if try(topic.generations, false)
+    }],
+    [{ for topic in local.topics.topics : topic.name => topic if !try(topic.generations, false) }],
+  )...)
+
+  # The names that a topic of the data has.
+  names = {
+    for topic in local.topics.topics : topic.name => try(topic.generations, false) ? [
+      for generation in keys(var.generations) : "${topic.name}${generation == "0" ? "" : ".g${generation}"}"
+    ] : [topic.name]
+  }
+}
+
 resource "kafka_topic" "this" {
-  for_each = { for topic in local.topics.topics : topic.name => topic }
+  for_each = local.every_topic
 
   name               = "${var.topic_prefix}${each.key}"
   partitions         = each.value.partitions

@@ -2,9 +2,8 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
 use millrace_config::Config;
 use millrace_schemas::{Call, CallKind, Codec, Lane, Outcome, topics};
@@ -13,7 +12,7 @@ use millrace_storage::{LedgerTotals, Storage};
 use millrace_tests::client;
 use rdkafka::message::Message;
 
-use crate::outcomes::whole_topic;
+use crate::outcomes::{read_to_end, whole_topic};
 
 /// Rows asked for at once.
 const AT_ONCE: usize = 64;
@@ -139,20 +138,12 @@ async fn read(config: &Config, topic: String) -> anyhow::Result<Vec<(i32, Vec<u8
     let reading = tokio::task::spawn_blocking(move || {
         let name = config.kafka.topic(&topic);
         let (consumer, ends) = whole_topic(&config, &name, true)?;
-        let mut left: HashMap<i32, i64> = ends.into_iter().collect();
         let mut records = Vec::new();
-        let until = Instant::now() + Duration::from_secs(120);
-        while !left.is_empty() {
-            if Instant::now() > until {
-                bail!("`{name}` can not be read to its end");
-            }
-            let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) else { continue };
-            let partition = message.partition();
-            records.push((partition, message.payload().map(<[u8]>::to_vec).unwrap_or_default()));
-            if left.get(&partition).is_some_and(|end| message.offset() + 1 >= *end) {
-                left.remove(&partition);
-            }
-        }
+        read_to_end(&consumer, ends, |message| {
+            records.push((message.partition(), message.payload().map(<[u8]>::to_vec).unwrap_or_default()));
+            true
+        })
+        .with_context(|| name.clone())?;
         Ok(records)
     });
     reading.await?

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod backup;
 mod completions;
 mod config;
 mod demo;
@@ -39,6 +40,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Usage(args) => usage::run(args, tool_config(config.as_deref())?, json).await,
         Command::Config(args) => config::run(args, &tool_config(config.as_deref())?, json),
         Command::Doctor => doctor::run(tool_config(config.as_deref())?, json).await,
+        Command::Backup(args) => backup::run(args, tool_config(config.as_deref())?, json).await,
         Command::Storage(args) => storage::run(args, tool_config(config.as_deref())?, json).await,
         #[cfg(feature = "harness")]
         Command::Bench(args) => {

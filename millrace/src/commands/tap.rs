@@ -1,8 +1,6 @@
 //! `millrace tap`
 
-use std::collections::HashMap;
 use std::io::Write;
-use std::time::Duration;
 
 use millrace_config::Config;
 use millrace_telemetry::shutdown_signal;
@@ -12,13 +10,11 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use crate::cli::{TapArgs, TapFormat};
-use crate::outcomes::whole_topic;
+use crate::outcomes::{Next, next, read_to_end, whole_topic};
 use crate::wiring::connect_codec;
 
 struct Tapped {
     place: Value,
-    partition: i32,
-    offset: i64,
     value: Vec<u8>,
 }
 
@@ -31,12 +27,13 @@ pub async fn run(args: TapArgs, config: Config) -> anyhow::Result<()> {
     let shutdown = shutdown_signal()?;
     let begin = args.from_beginning;
     let (consumer, ends) = tokio::task::spawn_blocking(move || whole_topic(&config, &topic, begin)).await??;
-    let mut left: HashMap<i32, i64> = if begin { ends.into_iter().collect() } else { HashMap::new() };
     let (sender, mut records) = mpsc::channel(1024);
-    std::thread::spawn(move || read(&consumer, &sender));
+    // Ends when nobody listens any more, or at the end of the log.
+    let ends = args.no_follow.then(|| if begin { ends } else { Vec::new() });
+    let reading = tokio::task::spawn_blocking(move || read(&consumer, ends, &sender));
     let mut printed = 0;
     let mut out = std::io::stdout();
-    while args.limit.is_none_or(|limit| printed < limit) && (!args.no_follow || !left.is_empty()) {
+    while args.limit.is_none_or(|limit| printed < limit) {
         let Some(Some(record)) = shutdown.run_until_cancelled(records.recv()).await else { break };
         let value = match codec.view(&record.value).await {
             Ok(view) => view.value,
@@ -54,21 +51,23 @@ pub async fn run(args: TapArgs, config: Config) -> anyhow::Result<()> {
             break; // whoever read our output has left
         }
         printed += 1;
-        if left.get(&record.partition).is_some_and(|end| record.offset + 1 >= *end) {
-            left.remove(&record.partition);
+    }
+    drop(records);
+    reading.await?
+}
+
+fn read(consumer: &BaseConsumer, ends: Option<Vec<(i32, i64)>>, sender: &mpsc::Sender<Tapped>) -> anyhow::Result<()> {
+    if let Some(ends) = ends {
+        return read_to_end(consumer, ends, |message| sender.blocking_send(tapped(message)).is_ok());
+    }
+    while !sender.is_closed() {
+        if let Some(Next::Record(message)) = next(consumer)?
+            && sender.blocking_send(tapped(&message)).is_err()
+        {
+            break;
         }
     }
     Ok(())
-}
-
-fn read(consumer: &BaseConsumer, sender: &mpsc::Sender<Tapped>) {
-    while !sender.is_closed() {
-        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(200))
-            && sender.blocking_send(tapped(&message)).is_err()
-        {
-            return;
-        }
-    }
 }
 
 fn tapped(message: &BorrowedMessage<'_>) -> Tapped {
@@ -86,8 +85,6 @@ fn tapped(message: &BorrowedMessage<'_>) -> Tapped {
             "key": text(message.key()),
             "headers": headers,
         }),
-        partition: message.partition(),
-        offset: message.offset(),
         value: message.payload().map(<[u8]>::to_vec).unwrap_or_default(),
     }
 }

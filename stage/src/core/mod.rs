@@ -8,5 +8,5 @@ mod tracker;
 
 pub use backoff::{Backoff, jitter};
 pub use duplicates::{DuplicateWindow, Duplicates, Seen};
-pub use readback::{Sourced, derived_from, read_back, worked_off};
+pub use readback::{Sourced, derived_from, read_back, set_back, worked_off};
 pub use tracker::{Limits, Partition, Refused, Room, Ticket, Tracker};

@@ -97,6 +97,15 @@ pub fn derived_from(source: &Source, partition: &Partition, generation: u32) -> 
     *from.topic == *partition.topic && from.generation == generation && from.partition == partition.number
 }
 
+/// The least position that the group had when these outputs of its stage were written, if that is beyond
+/// `committed`: a writer takes offset `o` only while `o < committed + S`, and commits only grow. Then
+/// somebody has set the group back, and what lies between may be further back than is read.
+#[must_use]
+pub fn set_back<T: Sourced>(outputs: &[T], committed: i64) -> Option<i64> {
+    let had = outputs.iter().map(|output| output.source().from.offset + 1 - i64::from(output.source().window));
+    had.max().filter(|least| *least > committed)
+}
+
 /// Of a stage's own outputs for one partition, in log order, those for records at and beyond its
 /// committed offset: the first of each, which is the one that counts.
 #[must_use]
@@ -162,6 +171,16 @@ mod tests {
         let mut log: Vec<_> = (0..1000).map(|o| source("a", o, 1)).collect();
         log[995].window = 50;
         assert_eq!(back(&log).0.len(), 201);
+    }
+
+    #[test]
+    fn a_group_that_was_set_back_is_told_where_it_was() {
+        // Windows of 2: what was derived from 7 proves a position of at least 6.
+        let outputs = [source("a", 6, 1), source("a", 7, 1), source("a", 5, 2)];
+        for (committed, expected) in [(8, None), (7, None), (6, None), (5, Some(6)), (0, Some(6))] {
+            assert_eq!(set_back(&outputs, committed), expected, "{committed}");
+        }
+        assert_eq!(set_back::<Source>(&[], 0), None);
     }
 
     #[test]

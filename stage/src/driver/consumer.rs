@@ -6,6 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use millrace_config::KafkaConfig;
 use millrace_schemas::{Coordinates, SOURCE_HEADER, Source};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -59,6 +60,9 @@ impl Shared {
 
     pub fn settle(&self, ticket: Ticket, outcome: Settled, taken: Instant) {
         self.tracker().settle(ticket);
+        if outcome == Settled::DeadLettered {
+            self.count_error("poison");
+        }
         self.metrics.records.with_label_values(&[self.stage, &self.lane, outcome.label()]).inc();
         self.metrics
             .seconds
@@ -130,7 +134,7 @@ pub struct PollLoop<H> {
 /// Logical topic names by their names on the broker.
 pub struct Names {
     pub logical: BTreeMap<String, Arc<str>>,
-    pub generation: u32,
+    pub kafka: KafkaConfig,
 }
 
 impl Names {
@@ -277,7 +281,7 @@ impl<H: Handler> PollLoop<H> {
             .unwrap_or_default();
         let at = Coordinates {
             topic: partition.topic.to_string(),
-            generation: self.names.generation,
+            generation: self.names.kafka.generation_of(&partition.topic),
             partition: partition.number,
             offset: message.offset(),
         };

@@ -60,7 +60,7 @@ pub struct Producer {
     inner: Arc<RwLock<Arc<ThreadedProducer<Acks>>>>,
     /// For one that is replaced when it has failed for good.
     renewal: Option<Arc<ClientConfig>>,
-    prefix: Arc<str>,
+    kafka: Arc<KafkaConfig>,
     partitions: Arc<Mutex<HashMap<String, i32>>>,
 }
 
@@ -100,7 +100,7 @@ impl Producer {
         Ok(Self {
             inner: Arc::new(RwLock::new(Arc::new(config.create_with_context(Acks)?))),
             renewal: None,
-            prefix: kafka.topic_prefix.as_str().into(),
+            kafka: Arc::new(kafka.clone()),
             partitions: Arc::default(),
         })
     }
@@ -110,7 +110,7 @@ impl Producer {
     /// # Errors
     /// When the broker does not answer or does not know the topic.
     pub async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
-        let name = format!("{}{topic}", self.prefix);
+        let name = self.kafka.topic(topic);
         let known = self.partitions.lock().unwrap_or_else(PoisonError::into_inner).get(&name).copied();
         if let Some(count) = known {
             return Ok(count);
@@ -133,7 +133,7 @@ impl Producer {
 
     /// Whether a broker tells of this topic of ours within `patience`.
     pub async fn reaches(&self, topic: &str, patience: Duration) -> bool {
-        let (client, name) = (self.client(), format!("{}{topic}", self.prefix));
+        let (client, name) = (self.client(), self.kafka.topic(topic));
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = client.client().fetch_metadata(Some(&name), patience)?;
             Ok::<_, KafkaError>(metadata.topics().iter().any(|t| t.name() == name && !t.partitions().is_empty()))
@@ -152,7 +152,7 @@ impl Producer {
         source_partition: i32,
         headers: &[(&str, &str)],
     ) -> Result<(), ProduceError> {
-        let topic = if record.foreign { record.topic.clone() } else { format!("{}{}", self.prefix, record.topic) };
+        let topic = if record.foreign { record.topic.clone() } else { self.kafka.topic(&record.topic) };
         let mut all = OwnedHeaders::new_with_capacity(record.headers.len() + headers.len());
         for (key, value) in record.headers.iter().map(|(k, v)| (*k, v.as_str())).chain(headers.iter().copied()) {
             all = all.insert(Header { key, value: Some(value) });

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::handler::{Assignment, Handler};
 use super::kafka::consumer_config;
 use super::run::{DriverError, DriverSpec};
-use crate::core::{Backoff, Duplicates, Partition, Sourced, derived_from, jitter, read_back, worked_off};
+use crate::core::{Backoff, Duplicates, Partition, Sourced, derived_from, jitter, read_back, set_back, worked_off};
 use crate::{Received, StageError};
 
 const NO_PROGRESS: Duration = Duration::from_secs(30);
@@ -239,12 +239,22 @@ impl Scan {
             .and_then(|count| partition.number.checked_rem(count))
             .ok_or_else(|| ScanError::Outage(format!("`{topic}` has no partition")))?;
         let (low, end) = consumer.fetch_watermarks(&topic, number, ANSWER)?;
-        let generation = self.kafka.generation;
+        let (generation, own) = (self.kafka.generation_of(&partition.topic), self.kafka.generation_of(output));
         let all = read_tail(consumer, &topic, number, (low, end), self.config.window, |message| {
             let source = source_of(message).filter(|source| derived_from(source, partition, generation))?;
-            let record = (source.from.offset >= committed).then(|| copy(message, output, generation, &source));
+            let record = (source.from.offset >= committed).then(|| copy(message, output, own, &source));
             Some(Tail { record, source })
         })?;
+        if let Some(least) = set_back(&all, committed) {
+            return Err(ScanError::Operator(format!(
+                "group `{}` is committed at {committed} on `{}` partition {}, but what it wrote to `{topic}` proves that \
+                 it was at {least}: it was set back, or the topic was made anew. Whoever pays is never set back, \
+                 because that would pay again: set it to {least}, or give the topics a new generation",
+                self.kafka.group(&self.spec.group),
+                self.spec.on_broker(&partition.topic, &self.kafka),
+                partition.number,
+            )));
+        }
         Ok(worked_off(all, committed).into_iter().filter_map(|tail| tail.record).collect())
     }
 }

@@ -144,7 +144,7 @@ pub async fn run_handler<H: Handler>(spec: DriverSpec, env: &StageEnv, handler: 
             runtime: tokio::runtime::Handle::current(),
         },
         restored,
-        names: Names { logical, generation: env.kafka.generation },
+        names: Names { logical, kafka: env.kafka.clone() },
         window: env.stage.window,
         drop_duplicates: spec.drop_duplicates,
         commit_interval: Duration::from_millis(env.stage.commit_interval_ms),

@@ -1,6 +1,8 @@
 //! The whole arrow on real Kafka, Cassandra and registry, every service as two processes.
 
+mod backup;
 mod bad_input;
+mod cancel;
 mod clients;
 mod http;
 mod knowledge;
@@ -21,14 +23,16 @@ use serde_json::Value;
 async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow::Result<()> {
     let stack = Stack::builder().sasl(kafka_users()).start().await?;
     clients::python("tests/acls.py", &grants(&stack)).await?;
-    let pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
+    let mut pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
     clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
     knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;
     bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline).await?;
+    cancel::a_running_call_is_broken_off_and_on_the_bill(&pipeline).await?;
     usage_is_what_the_provider_counted(&pipeline).await?;
     a_refused_password_is_said(&pipeline).await?;
+    backup::a_lost_store_is_restored(&mut pipeline).await?;
     pipeline.stop().await?;
     stack.stop().await
 }
