@@ -34,6 +34,12 @@ def bindings(arguments):
         for topics, operation in ((read, AclOperation.READ), (write, AclOperation.WRITE)):
             for topic in topics:
                 yield allow(principal, ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, operation)
+        for topic in service.get("watch_topics", []):
+            name = arguments.topic_prefix + topic
+            yield allow(principal, ResourceType.TOPIC, name, ResourcePatternType.LITERAL, AclOperation.DESCRIBE)
+        for group in service.get("watch_groups", []):
+            name = arguments.group_prefix + group
+            yield allow(principal, ResourceType.GROUP, name, ResourcePatternType.PREFIXED, AclOperation.DESCRIBE)
         for group in service["group_prefixes"]:
             name = arguments.group_prefix + group
             yield allow(principal, ResourceType.GROUP, name, ResourcePatternType.PREFIXED, AclOperation.READ)

@@ -24,6 +24,13 @@ pub struct IngressConfig {
     pub max_body_bytes: usize,
     /// Requests held at once; above it the answer is 503 with Retry-After. Default 10,000.
     pub max_in_flight: usize,
+    /// Bytes of their bodies held at once, from before they are read until the answer; above it the answer is
+    /// 503 with Retry-After. The process needs about five times as much. Default 256 MiB.
+    pub max_in_flight_bytes: usize,
+    /// Requests of the interactive lane accepted and not worked off yet, over all replicas; from there on the
+    /// answer is 429 with Retry-After, and sooner when the stages' rate says that a request would wait for
+    /// longer than `wait_ms` or its deadline. Default 20,000.
+    pub max_lag: u64,
     /// Opens the administrative API. None: it is closed.
     #[serde(deserialize_with = "secret::optional")]
     pub admin_key: Option<Secret>,
@@ -39,6 +46,8 @@ impl Default for IngressConfig {
             wait_ms: 120_000,
             max_body_bytes: 10 * 1024 * 1024,
             max_in_flight: 10_000,
+            max_in_flight_bytes: 256 * 1024 * 1024,
+            max_lag: 20_000,
             admin_key: None,
             admin_key_sha256: None,
         }

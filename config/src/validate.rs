@@ -286,6 +286,16 @@ fn ingress(config: &Config) -> Checked {
     positive("ingress.wait_ms", ingress.wait_ms)?;
     positive("ingress.max_body_bytes", ingress.max_body_bytes as u64)?;
     positive("ingress.max_in_flight", ingress.max_in_flight as u64)?;
+    positive("ingress.max_lag", ingress.max_lag)?;
+    if ingress.max_in_flight_bytes < ingress.max_body_bytes {
+        return invalid(
+            "ingress.max_in_flight_bytes",
+            format!(
+                "is {}; it must hold at least one body of ingress.max_body_bytes ({}): raise it or lower that",
+                ingress.max_in_flight_bytes, ingress.max_body_bytes
+            ),
+        );
+    }
     match &ingress.replica {
         Some(replica) if replica.is_empty() => {
             invalid("ingress.replica", "is empty; name the replica or remove the key")

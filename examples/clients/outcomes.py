@@ -3,7 +3,7 @@
   python outcomes.py --bootstrap 127.0.0.1:9092 --registry http://127.0.0.1:8081 \
       --topic acme.outcomes --count 1
 
-Of several records with one request_id the first counts; copies can exist after a crash.
+Of several records with one request id and run the first counts (docs/consuming.md).
 """
 
 import argparse
@@ -44,9 +44,10 @@ def main() -> None:
         if message is None or message.error():
             continue
         outcome = deserialize(message.value(), SerializationContext(args.topic, MessageField.VALUE))
-        if outcome["meta"]["request_id"] in seen:
+        which = (outcome["meta"]["request_id"], outcome["meta"]["run"])
+        if which in seen:
             continue
-        seen.add(outcome["meta"]["request_id"])
+        seen.add(which)
         print(json.dumps(outcome, default=lambda value: value.decode() if isinstance(value, bytes) else str(value)))
     consumer.close()
 

@@ -27,13 +27,16 @@ impl Ingress {
         let now = now_micros();
         let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now };
         let body = std::mem::take(&mut request.body);
-        request.body.clone_from(&body);
+        let judged = Request { body: body.clone(), ..request.clone() };
         let admitted = self
             .admission
-            .admit(principal, request.clone(), &arrival)
+            .admit(principal, judged, &arrival)
             // No record is written, so its id would name nothing.
             .map_err(|rejected| ApiError::from(rejected.ended))?;
         let meta = admitted.meta;
+        let left = u64::try_from(meta.deadline.saturating_sub(now)).unwrap_or(0);
+        let patience = self.wait.min(Duration::from_micros(left));
+        self.pressure.let_in(patience).map_err(|overload| self.shed(overload))?;
         let request = Request {
             body,
             request_id: Some(meta.request_id.clone()),

@@ -1,5 +1,7 @@
 //! Errors in OpenAI's shape.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use millrace_schemas::Ended;
@@ -53,6 +55,25 @@ impl ApiError {
     pub(crate) fn busy(message: impl Into<String>, retry_after_seconds: u64) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "overloaded", message);
         Self { retry_after: Some(retry_after_seconds), ..error }
+    }
+
+    /// 429: nothing was accepted, for the stages are too far behind.
+    pub(crate) fn overloaded(retry_after_seconds: u64) -> Self {
+        let message = "More requests are waiting than can be answered in time; nothing was accepted, try again later.";
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "overloaded", message);
+        Self { retry_after: Some(retry_after_seconds), ..error }
+    }
+
+    /// 413.
+    pub(crate) fn too_large(most: usize) -> Self {
+        let message = format!("The body has more than {most} bytes: send less.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", message)
+    }
+
+    /// 408.
+    pub(crate) fn too_slow(within: Duration) -> Self {
+        let message = format!("The body did not arrive within {} seconds; send it again.", within.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
     }
 
     /// 503: whether it was accepted is not known.

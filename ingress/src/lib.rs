@@ -6,16 +6,24 @@
 //! which each replica reads its own partition from the end; that is a hint only: whoever waits also
 //! asks the result store.
 //!
+//! What can not be served in time is sent away before anything of it is written: by requests and bytes
+//! held here (503), and by how far the lane's stages are behind (429).
+//!
 //! Invariant: the client's socket closing changes neither the outcome nor the bill.
 
 mod accept;
 mod error;
+mod held;
+mod lag;
 mod metrics;
 mod outcome;
+mod posted;
+mod pressure;
 mod ready;
 mod replies;
 mod routes;
 mod run;
+mod serve;
 
 pub use error::ApiError;
 pub use metrics::IngressMetrics;

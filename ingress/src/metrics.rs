@@ -1,6 +1,6 @@
 //! What the front door shows of itself to Prometheus.
 
-use prometheus::{HistogramVec, IntCounterVec, IntGauge, Opts, Registry, histogram_opts};
+use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, histogram_opts};
 
 /// Metrics of one ingress.
 #[derive(Clone)]
@@ -8,6 +8,9 @@ pub struct IngressMetrics {
     pub(crate) requests: IntCounterVec,
     pub(crate) seconds: HistogramVec,
     pub(crate) waiting: IntGauge,
+    pub(crate) held_bytes: IntGauge,
+    pub(crate) shed: IntCounterVec,
+    pub(crate) lag: IntGaugeVec,
 }
 
 impl IngressMetrics {
@@ -32,10 +35,22 @@ impl IngressMetrics {
                 &["route"],
             )?,
             waiting: IntGauge::new("millrace_http_waiting", "Accepted requests whose client waits for the answer.")?,
+            held_bytes: IntGauge::new("millrace_http_held_bytes", "Bytes of request bodies that are held.")?,
+            shed: IntCounterVec::new(
+                Opts::new("millrace_http_shed_total", "Requests sent away unread, by the bound they met."),
+                &["reason"],
+            )?,
+            lag: IntGaugeVec::new(
+                Opts::new("millrace_http_lag_records", "Records of the interactive lane that a stage has yet to do."),
+                &["stage"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.waiting.clone()))?;
+        registry.register(Box::new(metrics.held_bytes.clone()))?;
+        registry.register(Box::new(metrics.shed.clone()))?;
+        registry.register(Box::new(metrics.lag.clone()))?;
         Ok(metrics)
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -22,12 +21,14 @@ use tracing::Instrument;
 use crate::accept::decode;
 use crate::error::ApiError;
 use crate::outcome;
+use crate::posted::Posted;
 use crate::run::Ingress;
 
 const HOUR_MICROS: i64 = 3_600_000_000;
 
 /// All routes of the front door.
-pub fn router(ingress: Arc<Ingress>, max_body_bytes: usize) -> Router {
+pub fn router(ingress: Arc<Ingress>) -> Router {
+    let max_body_bytes = ingress.max_body_bytes;
     Router::new()
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/requests/{id}", get(request).delete(cancel))
@@ -41,27 +42,23 @@ pub fn router(ingress: Arc<Ingress>, max_body_bytes: usize) -> Router {
         .with_state(ingress)
 }
 
-async fn chat_completions(
-    State(ingress): State<Arc<Ingress>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, ApiError> {
-    let principal = authenticate(&ingress, &headers)?;
-    let _held = ingress.hold()?;
+async fn chat_completions(State(ingress): State<Arc<Ingress>>, request: HttpRequest) -> Result<Response, ApiError> {
+    let Posted { principal, headers, body, hold } = ingress.receive_for_stages(request).await?;
+    let hash = body_hash(&body);
     let request = Request {
         idempotency_key: text(&headers, "idempotency-key")?,
         user: text(&headers, "x-millrace-user")?,
-        ..Request::new(body.to_vec())
+        ..Request::new(body.into())
     };
     let trace = trace(&headers);
     // A task of its own: a client that leaves between the write and its acknowledgement must not
-    // leave the request half accepted.
+    // leave the request half accepted. It keeps its place for as long as that takes.
     let task = {
         let (ingress, principal) = (Arc::clone(&ingress), principal.clone());
-        tokio::spawn(async move { ingress.accept(&principal, request, &trace).await })
+        tokio::spawn(async move { (ingress.accept(&principal, request, &trace).await, hold) })
     };
-    let waiter = task.await.map_err(|_| ApiError::busy("The request could not be accepted; try again.", 1))??;
-    let outcome = ingress.outcome(waiter, &principal.tenant, &body_hash(&body)).await?;
+    let (waiter, _hold) = task.await.map_err(|_| ApiError::busy("The request could not be accepted; try again.", 1))?;
+    let outcome = ingress.outcome(waiter?, &principal.tenant, &hash).await?;
     Ok(outcome::to_response(outcome))
 }
 
@@ -122,9 +119,8 @@ struct NewDocument {
     metadata: std::collections::BTreeMap<String, String>,
 }
 
-async fn documents(State(ingress): State<Arc<Ingress>>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
-    let principal = authenticate(&ingress, &headers)?;
-    let _held = ingress.hold()?;
+async fn documents(State(ingress): State<Arc<Ingress>>, request: HttpRequest) -> Result<Response, ApiError> {
+    let Posted { principal, headers, body, hold: _hold } = ingress.receive_only(request).await?;
     let new: NewDocument = serde_json::from_slice(&body).map_err(|e| {
         ApiError::invalid(None, format!("The body is not {{collection, text, id?, title?, metadata?}}: {e}."))
     })?;
@@ -211,7 +207,7 @@ async fn usage_of(
     Ok(axum::Json(if with_cost { report } else { report.without_cost() }))
 }
 
-fn authenticate(ingress: &Ingress, headers: &HeaderMap) -> Result<Principal, ApiError> {
+pub(crate) fn authenticate(ingress: &Ingress, headers: &HeaderMap) -> Result<Principal, ApiError> {
     bearer(headers).and_then(|key| ingress.admission.directory().verify_key(key)).ok_or_else(ApiError::unauthorized)
 }
 

@@ -11,19 +11,24 @@ use millrace_stage::Producer;
 use millrace_storage::Storage;
 use rdkafka::error::KafkaError;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
+use crate::held::{Bounds, Held};
+use crate::lag::{self, SharedPressure};
 use crate::metrics::IngressMetrics;
+use crate::pressure::{Overload, Reason};
 use crate::ready::{self, Ready};
 use crate::replies::{self, Waiters};
-use crate::routes;
+use crate::{routes, serve};
 
 /// How long the broker may take to acknowledge a request, before the client is told "unknown".
 const ACKNOWLEDGEMENT: Duration = Duration::from_secs(15);
 /// How long clients are held after shutdown was asked for.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// More than a process may have open anyway.
+const MOST_CONNECTIONS: usize = 1 << 20;
 
 /// What the routes work with.
 pub struct Ingress {
@@ -39,8 +44,10 @@ pub struct Ingress {
     pub(crate) inline_bytes: usize,
     pub(crate) metrics: IngressMetrics,
     pub(crate) draining: CancellationToken,
+    pub(crate) held: Held,
+    pub(crate) pressure: SharedPressure,
+    pub(crate) max_body_bytes: usize,
     admin_key: Option<String>,
-    held: Arc<Semaphore>,
 }
 
 /// Why the front door does not open.
@@ -52,17 +59,17 @@ pub enum IngressError {
     /// Kafka does not answer, or lacks a topic.
     #[error("kafka: {0}; is it running, and was `millrace topics apply` run?")]
     Kafka(#[from] KafkaError),
-    /// The listener failed.
-    #[error("http: {0}")]
-    Http(#[from] std::io::Error),
 }
 
 impl Ingress {
-    /// Takes a place among the requests held at once.
-    pub(crate) fn hold(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.held)
-            .try_acquire_owned()
-            .map_err(|_| ApiError::busy("Too many requests are being worked on; try again.", 1))
+    /// Tells a client to come back later.
+    pub(crate) fn shed(&self, overload: Overload) -> ApiError {
+        let reason = match overload.reason {
+            Reason::Lag => "lag",
+            Reason::Wait => "wait",
+        };
+        self.metrics.shed.with_label_values(&[reason]).inc();
+        ApiError::overloaded(overload.retry_after)
     }
 
     /// Whether this is the administrator's key. Digests are compared, so timing tells nothing.
@@ -95,6 +102,9 @@ pub async fn run(
             .await
             .map_err(|_| KafkaError::Canceled)??
     };
+    let pressure = SharedPressure::new(config.ingress.max_lag);
+    let held = Held::new(Bounds { requests: config.ingress.max_in_flight, bytes: config.ingress.max_in_flight_bytes });
+    let lag = lag::start(&config.kafka, pressure.clone(), held.clone(), metrics.clone(), draining.clone())?;
     let ingress = Arc::new(Ingress {
         admission: Admission::from_config(config)?,
         models: config.models.clone(),
@@ -112,10 +122,12 @@ pub async fn run(
             Some(key) => Some(hash_key(key.expose())),
             None => config.ingress.admin_key_sha256.clone(),
         },
-        held: Arc::new(Semaphore::new(config.ingress.max_in_flight)),
+        held,
+        pressure,
+        max_body_bytes: config.ingress.max_body_bytes,
     });
     tokio::spawn(ready::watch(Arc::clone(&ingress), ready, shutdown.clone()));
-    let router = routes::router(ingress, config.ingress.max_body_bytes);
+    let router = routes::router(ingress);
     let drained = {
         let (shutdown, draining) = (shutdown.clone(), draining.clone());
         tokio::spawn(async move {
@@ -124,9 +136,11 @@ pub async fn run(
             draining.cancel();
         })
     };
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+    // Beside a request for every place, as many connections that are idle, or ask.
+    let connections = config.ingress.max_in_flight.saturating_mul(2).min(MOST_CONNECTIONS);
+    serve::serve(listener, router, connections, shutdown).await;
     draining.cancel();
     drained.abort();
-    let _thread = tokio::task::spawn_blocking(move || replies.join()).await;
-    Ok(served?)
+    let _threads = tokio::task::spawn_blocking(move || (replies.join(), lag.join())).await;
+    Ok(())
 }

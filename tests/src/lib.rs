@@ -3,5 +3,7 @@
 mod pipeline;
 mod process;
 
-pub use pipeline::{KAFKA_USER, Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client, kafka_users};
+pub use pipeline::{
+    FAST_OUTCOMES, FAST_REQUESTS, KAFKA_USER, Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client, kafka_users,
+};
 pub use process::{Process, State, millrace, run};

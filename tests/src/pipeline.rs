@@ -14,6 +14,10 @@ use crate::process::{Process, State, millrace, run};
 
 /// API key of the tenant `acme`.
 pub const TENANT_KEY: &str = "mr_test_acme";
+/// A topic bound to the tenant `acme` in the interactive lane.
+pub const FAST_REQUESTS: &str = "acme.fast.requests";
+/// A second topic that `acme` may ask its outcomes to.
+pub const FAST_OUTCOMES: &str = "acme.fast.outcomes";
 /// The operator on the broker's SASL listener, where the stack has that listener.
 pub const KAFKA_USER: (&str, &str) = ("millrace-operator", "test-only");
 
@@ -353,12 +357,13 @@ url = "{vectors}"
 keys = [{{ id = "default", key = "{RIVAL_KEY}" }}]
 
 [tenants.acme]
-reply_topics = ["acme.outcomes"]
+reply_topics = ["acme.outcomes", "{FAST_OUTCOMES}"]
 users = {{ ada = {{}}, grace = {{}} }}
 keys = [{{ id = "default", key = "{TENANT_KEY}" }}]
 
 [topic_bindings]
 "acme.requests" = {{ tenant = "acme" }}
+"{FAST_REQUESTS}" = {{ tenant = "acme", lane = "interactive" }}
 
 [ingress]
 listen = "127.0.0.1:1"

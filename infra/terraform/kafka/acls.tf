@@ -12,12 +12,14 @@ locals {
       read           = concat(service.read, service.principal == "millrace-prompt-builder" ? local.customer_request_topics : [])
       write          = concat(service.write, contains(["millrace-prompt-builder", "millrace-result-sink"], service.principal) ? local.customer_reply_topics : [])
       group_prefixes = service.group_prefixes
+      watch          = { Topic = try(service.watch_topics, []), Group = try(service.watch_groups, []) }
     }],
     [for customer in local.acls.customers : {
       principal      = customer.principal
       read           = customer.reply_topics
       write          = customer.request_topics
       group_prefixes = customer.group_prefixes
+      watch          = { Topic = [], Group = [] }
     }],
   )
 
@@ -37,6 +39,12 @@ locals {
       }],
       [for group in client.group_prefixes : {
         principal = client.principal, operation = "Read", type = "Group", name = "${var.group_prefix}${group}", pattern = "Prefixed"
+      }],
+      [for name in flatten([for topic in client.watch.Topic : lookup(local.names, topic, [topic])]) : {
+        principal = client.principal, operation = "Describe", type = "Topic", name = "${var.topic_prefix}${name}", pattern = "Literal"
+      }],
+      [for group in client.watch.Group : {
+        principal = client.principal, operation = "Describe", type = "Group", name = "${var.group_prefix}${group}", pattern = "Prefixed"
       }],
     )]),
     flatten([for operator in local.acls.operators : concat(

@@ -103,6 +103,24 @@ mod tests {
         assert!(window.seen.len() <= 4, "bounded by S");
     }
 
+    /// What other people's readers are told, in several languages, is what ours do.
+    #[test]
+    fn the_published_cases_hold() {
+        let cases = include_str!("../../../examples/clients/duplicates.txt");
+        let (mut duplicates, mut name, mut count) = (Duplicates::default(), "", 0);
+        for line in cases.lines() {
+            if let Some(after) = line.strip_prefix("## ") {
+                (duplicates, name) = (Duplicates::default(), after);
+            } else if let Some((verdict, header)) = line.split_once('\t').filter(|_| !line.starts_with('#')) {
+                let found = header.parse().map_or(Seen::First, |source| duplicates.observe(&source));
+                let expected = if verdict == "first" { Seen::First } else { Seen::Duplicate };
+                assert_eq!(found, expected, "{name}: {header}");
+                count += 1;
+            }
+        }
+        assert!(count > 40, "{count} cases");
+    }
+
     #[test]
     fn a_writer_with_another_window_only_ever_raises_the_floor() {
         let mut window = DuplicateWindow::default();

@@ -170,6 +170,7 @@ pub struct State {
     /// Partitions, or none, were assigned since the group was last lost.
     pub joined: bool,
     told: Option<(bool, &'static str)>,
+    pub asked_why: bool,
 }
 
 impl<H: Handler> PollLoop<H> {
@@ -339,7 +340,10 @@ impl<H: Handler> PollLoop<H> {
 
     fn on_error(&mut self, error: &KafkaError) -> Result<(), DriverError> {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset) => Err(DriverError::NoCommit(error.to_string())),
+            Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                self.ask_why(error);
+                Ok(())
+            }
             Some(
                 RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::GroupAuthorizationFailed

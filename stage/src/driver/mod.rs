@@ -6,6 +6,7 @@ mod context;
 mod customers;
 mod handler;
 mod kafka;
+mod position;
 mod producer;
 mod readiness;
 mod rebalance;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,15 @@ impl<H: Handler> PollLoop<H> {
             self.state.active.insert(key, active);
         }
         Ok(())
+    }
+
+    /// A position is not in the log: the client only says so, the operator must know which and why.
+    /// The answer ends the stage.
+    pub(super) fn ask_why(&mut self, error: &KafkaError) {
+        if !std::mem::replace(&mut self.state.asked_why, true) {
+            let partitions = self.state.restoring.keys().chain(self.state.active.keys()).cloned().collect();
+            self.restorer.explain(partitions, error.to_string());
+        }
     }
 
     fn on_revoked(&mut self, partitions: TopicPartitionList, lost: bool) {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handler::{Assignment, Handler};
 use super::kafka::consumer_config;
+use super::position::{Place, position};
 use super::run::{DriverError, DriverSpec};
 use crate::core::{Backoff, Duplicates, Partition, Sourced, derived_from, jitter, read_back, set_back, worked_off};
 use crate::{Received, StageError};
@@ -92,6 +93,25 @@ impl<H: Handler> Restorer<H> {
                     }
                 })
                 .await;
+        });
+    }
+}
+
+impl<H: Handler> Restorer<H> {
+    /// Reports which of these positions makes no sense, or, when all do, only `error`.
+    pub fn explain(&self, partitions: Vec<Partition>, error: String) {
+        let scan = Scan { spec: Arc::clone(&self.spec), kafka: self.kafka.clone(), config: self.config.clone() };
+        let results = self.results.clone();
+        self.runtime.spawn_blocking(move || {
+            let sentence = |partition| match scan.begin(partition) {
+                Err(ScanError::Operator(sentence)) => Some(sentence),
+                Err(ScanError::Outage(_)) | Ok(_) => None,
+            };
+            let why = partitions.iter().find_map(sentence).unwrap_or_else(|| {
+                format!("records that were read are not in the log any more ({error}): was a topic made anew?")
+            });
+            // The poll loop is gone when the stage has ended: nobody waits.
+            let _gone = results.send(Err(DriverError::NoCommit(why)));
         });
     }
 }
@@ -175,8 +195,17 @@ struct Scan {
     config: StageConfig,
 }
 
+struct Begin {
+    consumer: BaseConsumer,
+    topic: String,
+    low: i64,
+    committed: i64,
+    end: i64,
+}
+
 impl Scan {
-    fn find(&self, partition: &Partition) -> Result<Found, ScanError> {
+    /// Where a partition's owner begins, in which log.
+    fn begin(&self, partition: &Partition) -> Result<Begin, ScanError> {
         let group = self.kafka.group(&self.spec.group);
         let mut config = consumer_config(&self.kafka, &self.config, &group);
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "10").set("statistics.interval.ms", "0");
@@ -184,28 +213,13 @@ impl Scan {
         let topic = self.spec.on_broker(&partition.topic, &self.kafka);
         let (low, end) = consumer.fetch_watermarks(&topic, partition.number, ANSWER)?;
         let committed = committed(&consumer, &topic, partition.number)?;
-        let place = format!("group `{group}` on `{topic}` partition {}", partition.number);
-        let committed = match committed {
-            None => {
-                return Err(ScanError::Operator(format!(
-                    "{place} has no committed offset: a new installation needs `millrace topics apply`; \
-                     if there was one, restore it before starting"
-                )));
-            }
-            Some(offset) if offset > end => {
-                return Err(ScanError::Operator(format!(
-                    "{place} is committed at {offset}, beyond the end of the log at {end}: the topic was made anew; \
-                     give it a new generation or reset the group"
-                )));
-            }
-            Some(offset) if offset < low => {
-                return Err(ScanError::Operator(format!(
-                    "{place} is committed at {offset}, but the log begins at {low}: retention removed records that were \
-                     not worked off; reset the group to accept the loss"
-                )));
-            }
-            Some(offset) => offset,
-        };
+        let place = Place { group: &group, topic: &topic, partition: partition.number };
+        let committed = position(&place, committed, (low, end)).map_err(ScanError::Operator)?;
+        Ok(Begin { consumer, topic, low, committed, end })
+    }
+
+    fn find(&self, partition: &Partition) -> Result<Found, ScanError> {
+        let Begin { consumer, topic, low, committed, end } = self.begin(partition)?;
         let mut found = Found { committed, end, duplicates: Duplicates::default(), outputs: Vec::new() };
         if self.spec.drop_duplicates {
             let sources =

@@ -32,5 +32,5 @@ mod wire;
 
 pub use builder::Builder;
 pub use leftovers::{Swept, sweep};
-pub use parts::cache_dir;
+pub use parts::{cache_dir, kafka_jars};
 pub use stack::{Addresses, Part, Stack};

@@ -45,6 +45,14 @@ impl Fetched {
     }
 }
 
+/// The folder with Kafka's jars, its Java client among them.
+///
+/// # Errors
+/// When Kafka was not fetched.
+pub fn kafka_jars() -> Result<PathBuf> {
+    Ok(KAFKA.locate()?.join("libs"))
+}
+
 /// `$MILLRACE_CACHE`, else `millrace` under `$XDG_CACHE_HOME` or `$HOME/.cache`.
 ///
 /// # Errors

@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use millrace_stack::Stack;
 use millrace_tests::{Pipeline, run};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
@@ -37,6 +42,65 @@ pub async fn publish_and_read_without_our_code(stack: &Stack, pipeline: &Pipelin
         let response: Value = serde_json::from_str(outcome["response"].as_str().context("a response")?)?;
         ensure!(response["choices"][0]["message"]["content"].is_string(), "{response}");
     }
+    Ok(())
+}
+
+/// A topic in which a crashed writer, and a zombie of it, left copies: readers in three languages print
+/// every outcome once. What is in it are the headers that real outcomes have.
+pub async fn readers_drop_copies(stack: &Stack, pipeline: &Pipeline) -> anyhow::Result<()> {
+    const COPIES: &str = "copies.of.outcomes";
+    const COUNT: usize = 200;
+    let outcomes = tapped(pipeline, "outcomes.batch", COUNT).await?;
+    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", stack.bootstrap_servers()).create()?;
+    let topic = NewTopic::new(COPIES, 12, TopicReplication::Fixed(1));
+    admin.create_topics([&topic], &AdminOptions::new()).await?;
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", stack.bootstrap_servers()).create()?;
+    let mut expected = Vec::new();
+    for (n, outcome) in outcomes.iter().take(COUNT).enumerate() {
+        let partition = i32::try_from(outcome["partition"].as_i64().context("a partition")?)?;
+        let header = |name: &str| outcome["headers"][name].as_str().context("a header").map(str::to_owned);
+        let (id, source) = (header("request_id")?, header("source")?);
+        let zombie = format!("{} 00000000000000ff", source.rsplit_once(' ').context("an epoch")?.0);
+        let write = async |source: &str| {
+            let headers = OwnedHeaders::new()
+                .insert(Header { key: "request_id", value: Some(&id) })
+                .insert(Header { key: "source", value: Some(source) });
+            let record = FutureRecord::<(), [u8]>::to(COPIES).partition(partition).headers(headers).payload(b"outcome");
+            let sent = producer.send(record, Duration::from_secs(10)).await;
+            sent.map(drop).map_err(|(error, _)| error)
+        };
+        write(&source).await?;
+        if n % 3 != 0 {
+            write(&source).await?;
+        }
+        if n % 3 == 2 {
+            write(&zombie).await?;
+        }
+        expected.push(id);
+    }
+    expected.sort();
+    let clients = repository().join("examples/clients");
+    let (bootstrap, count) = (stack.bootstrap_servers(), COUNT.to_string());
+    let of_python = ["--bootstrap", &bootstrap, "--topic", COPIES, "--count", &count];
+    let classes = format!("{}/*", millrace_stack::kafka_jars()?.display());
+    let (java, go) = (clients.join("Duplicates.java"), clients.join("go"));
+    let of_java = ["-cp", &classes, text(&java)?, &bootstrap, COPIES, &count];
+    let of_go = ["run", "-C", text(&go)?, ".", &bootstrap, COPIES, &count];
+    let read = [
+        ("Python", python("examples/clients/duplicates.py", &of_python).await?),
+        ("Java", run("java", &of_java).await?),
+        ("Go", run("go", &of_go).await?),
+    ];
+    for (language, printed) in read {
+        let mut ids: Vec<&str> = printed.lines().filter(|line| line.starts_with("req_")).collect();
+        ids.sort_unstable();
+        ensure!(ids == expected, "{language} printed {} ids of {COUNT}: {printed}", ids.len());
+    }
+
+    let cases = clients.join("duplicates.txt");
+    python("examples/clients/duplicates.py", &["--check", text(&cases)?]).await?;
+    run("java", &["-cp", &classes, text(&java)?, "--check", text(&cases)?]).await?;
+    run("go", &["test", "-C", text(&go)?, "."]).await?;
     Ok(())
 }
 

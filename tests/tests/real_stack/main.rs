@@ -5,6 +5,7 @@ mod bad_input;
 mod cancel;
 mod clients;
 mod http;
+mod idempotency;
 mod knowledge;
 mod volume;
 
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use millrace_stack::Stack;
-use millrace_tests::{KAFKA_USER, Pipeline, Setup, TENANT_KEY, client, kafka_users, millrace, run};
+use millrace_tests::{
+    FAST_OUTCOMES, FAST_REQUESTS, KAFKA_USER, Pipeline, Setup, TENANT_KEY, client, kafka_users, millrace, run,
+};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -27,9 +30,11 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
     clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
+    clients::readers_drop_copies(&stack, &pipeline).await?;
     knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;
     bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline).await?;
     cancel::a_running_call_is_broken_off_and_on_the_bill(&pipeline).await?;
+    idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
     usage_is_what_the_provider_counted(&pipeline).await?;
     a_refused_password_is_said(&pipeline).await?;
     backup::a_lost_store_is_restored(&mut pipeline).await?;
@@ -39,8 +44,11 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
 
 /// What each service may do on the broker: what infra/kafka/acls.json says, no more.
 fn grants(stack: &Stack) -> Vec<String> {
-    let prefixes = ["e2e.", "e2e.", "--request-topic", "acme.requests", "--reply-topic", "acme.outcomes"];
-    std::iter::once(stack.bootstrap_servers()).chain(prefixes.map(str::to_owned)).collect()
+    let mut grants = [&stack.bootstrap_servers(), "e2e.", "e2e."].map(str::to_owned).to_vec();
+    for (requests, outcomes) in [("acme.requests", "acme.outcomes"), (FAST_REQUESTS, FAST_OUTCOMES)] {
+        grants.extend(["--request-topic", requests, "--reply-topic", outcomes].map(str::to_owned));
+    }
+    grants
 }
 
 async fn a_refused_password_is_said(pipeline: &Pipeline) -> anyhow::Result<()> {

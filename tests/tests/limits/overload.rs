@@ -1,0 +1,188 @@
+//! Ten times what the slowest stage can do, over HTTP and a topic.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use millrace_stack::Stack;
+use millrace_tests::{Pipeline, TENANT_KEY, client};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::{eventually, tapped};
+
+/// Four calls at a time, each of a tenth of a second.
+const CAPACITY: u32 = 40;
+const OFFERED: u32 = 10 * CAPACITY;
+/// How long, in seconds; `MILLRACE_OVERLOAD_SECONDS` says otherwise.
+const SECONDS: u32 = 20;
+/// Records that a customer publishes meanwhile; a topic takes what comes.
+const PUBLISHED: usize = 200;
+/// The most that any process may have had in memory, in MiB: docs/reliability.md says how it comes about.
+const MEMORY: u64 = 160;
+
+/// What one client got.
+struct Answer {
+    status: u16,
+    id: Option<String>,
+    retry_after: Option<u64>,
+    body: String,
+}
+
+pub async fn ten_times_the_capacity(stack: &Stack, pipeline: &mut Pipeline) -> anyhow::Result<()> {
+    let latency = json!({ "kind": "constant", "ms": 100.0 });
+    client()?.put(format!("{}/latency", pipeline.provider)).json(&latency).send().await?.error_for_status()?;
+    too_many_bytes_are_sent_away(pipeline).await?;
+
+    // Accepted by a door that then stops reading its answers: nobody else may wait for it.
+    let frozen = tokio::spawn(post(client()?, pipeline.doors[1].clone(), "Asked before the door froze".to_owned()));
+    eventually(Duration::from_secs(20), "the door has accepted", async || {
+        Ok(tapped(pipeline, "requests.interactive").await?.len() == 1)
+    })
+    .await?;
+    pipeline.signal("ingress-1", "STOP").await?;
+
+    publish(stack).await?;
+    let answers = offer(pipeline).await?;
+    let accepted = judged(&answers)?;
+    pipeline.signal("ingress-1", "CONT").await?;
+    let asked = frozen.await??;
+    ensure!(asked.status == 200, "the frozen door lost its answer: {} {}", asked.status, asked.body);
+
+    let mut expected: HashSet<String> = accepted;
+    expected.extend(asked.id);
+    everything_accepted_ends_once(pipeline, &expected).await?;
+    memory_stays_under_its_bound(pipeline)
+}
+
+/// Room for four bodies of the largest size: a fifth is not even read, and a question costs nothing.
+async fn too_many_bytes_are_sent_away(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let address = pipeline.doors[0].trim_start_matches("http://").to_owned();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {TENANT_KEY}\r\n\
+         content-type: application/json\r\ncontent-length: 1048576\r\n\r\n"
+    );
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(&address).await?;
+        stream.write_all(head.as_bytes()).await?;
+        held.push(stream);
+    }
+    let fifth = async || {
+        let mut stream = TcpStream::connect(&address).await?;
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = [0_u8; 512];
+        let read = tokio::time::timeout(Duration::from_millis(500), stream.read(&mut answer)).await;
+        anyhow::Ok(read.ok().transpose()?.map(|read| String::from_utf8_lossy(&answer[..read]).to_lowercase()))
+    };
+    eventually(Duration::from_secs(10), "a fifth body is sent away", async || {
+        let answer: Option<String> = fifth().await?;
+        Ok(answer.is_some_and(|a| a.starts_with("http/1.1 503") && a.contains("retry-after: 1")))
+    })
+    .await?;
+    let models = client()?.get(format!("{}/v1/models", pipeline.doors[0])).bearer_auth(TENANT_KEY).send().await?;
+    ensure!(models.status() == 200, "a question needs no room");
+    drop(held);
+    eventually(Duration::from_secs(10), "their places come back", async || Ok(fifth().await?.is_none())).await
+}
+
+async fn publish(stack: &Stack) -> anyhow::Result<()> {
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", stack.bootstrap_servers()).create()?;
+    for n in 0..PUBLISHED {
+        let headers = OwnedHeaders::new().insert(Header { key: "content-type", value: Some("application/json") });
+        let body = body(&format!("Published {n}"));
+        let record = FutureRecord::<(), [u8]>::to("acme.requests").headers(headers).payload(body.as_bytes());
+        producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error)?;
+    }
+    Ok(())
+}
+
+/// Requests come at their own pace, whatever becomes of those before them.
+async fn offer(pipeline: &Pipeline) -> anyhow::Result<Vec<Answer>> {
+    let seconds = std::env::var("MILLRACE_OVERLOAD_SECONDS").ok().map_or(Ok(SECONDS), |s| s.parse())?;
+    let client = client()?;
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / OFFERED);
+    let mut running = tokio::task::JoinSet::new();
+    for n in 0..OFFERED * seconds {
+        ticks.tick().await;
+        running.spawn(post(client.clone(), pipeline.doors[0].clone(), format!("Offered {n} {}", "x".repeat(4_000))));
+    }
+    running.join_all().await.into_iter().collect()
+}
+
+/// Ids of the accepted; everything else was sent away and told when to come back.
+fn judged(answers: &[Answer]) -> anyhow::Result<HashSet<String>> {
+    let mut accepted = HashSet::new();
+    let mut by_status = BTreeMap::<u16, usize>::new();
+    for answer in answers {
+        *by_status.entry(answer.status).or_default() += 1;
+        match answer.status {
+            // Told to ask again later: accepted, too.
+            200 | 504 => {
+                accepted.insert(answer.id.clone().context("an id")?);
+            }
+            429 | 503 => {
+                ensure!(answer.retry_after.is_some_and(|s| (1..=60).contains(&s)), "no Retry-After: {}", answer.body);
+                ensure!(answer.body.contains("\"overloaded\""), "{}", answer.body);
+            }
+            other => bail!("{other}: {}", answer.body),
+        }
+    }
+    println!("overload: {by_status:?}");
+    let shed = by_status.get(&429).copied().unwrap_or_default();
+    ensure!(shed > answers.len() / 2, "too few were sent away by lag: {by_status:?}");
+    ensure!(by_status.get(&200).copied().unwrap_or_default() > 200, "too few were served: {by_status:?}");
+    Ok(accepted)
+}
+
+async fn everything_accepted_ends_once(pipeline: &Pipeline, accepted: &HashSet<String>) -> anyhow::Result<()> {
+    let written = ids(&tapped(pipeline, "requests.interactive").await?);
+    let unknown = written.keys().filter(|id| !accepted.contains(*id)).count();
+    ensure!(unknown == 0 && written.len() == accepted.len(), "{unknown} requests that were sent away are in the log");
+    eventually(Duration::from_secs(120), "everything accepted has ended", async || {
+        let ended = ids(&tapped(pipeline, "outcomes.interactive").await?);
+        let batch = ids(&tapped(pipeline, "outcomes.batch").await?);
+        ensure!(ended.values().chain(batch.values()).all(|copies| *copies == 1), "an outcome is there twice");
+        Ok(accepted.iter().all(|id| ended.contains_key(id)) && batch.len() == PUBLISHED)
+    })
+    .await
+}
+
+/// How many records name each request.
+fn ids(records: &[Value]) -> HashMap<String, usize> {
+    let mut found = HashMap::new();
+    for id in records.iter().filter_map(|r| r["headers"]["request_id"].as_str()) {
+        *found.entry(id.to_owned()).or_default() += 1;
+    }
+    found
+}
+
+fn memory_stays_under_its_bound(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let mut most = BTreeMap::new();
+    for (name, pid) in pipeline.names().into_iter().zip(pipeline.pids()) {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("a peak")?;
+        let kib: u64 = peak.split_whitespace().next().context("a number")?.parse()?;
+        most.insert(name, kib / 1024);
+    }
+    println!("overload: MiB at most: {most:?}");
+    ensure!(most.values().all(|mib| *mib < MEMORY), "more than {MEMORY} MiB: {most:?}");
+    Ok(())
+}
+
+async fn post(client: reqwest::Client, door: String, question: String) -> anyhow::Result<Answer> {
+    let url = format!("{door}/v1/chat/completions");
+    let answer = client.post(url).bearer_auth(TENANT_KEY).body(body(&question)).send().await?;
+    let text = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let (id, retry_after) = (text("x-request-id"), text("retry-after").and_then(|s| s.parse().ok()));
+    Ok(Answer { status: answer.status().as_u16(), id, retry_after, body: answer.text().await? })
+}
+
+fn body(question: &str) -> String {
+    json!({ "model": "sim-small", "max_completion_tokens": 10, "messages": [{ "role": "user", "content": question }] })
+        .to_string()
+}
