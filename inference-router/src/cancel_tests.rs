@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millrace_cancellation::Cancellations;
-use millrace_provider::{CallLog, LedgerError, Ledgered, UNCONFIRMED};
+use millrace_provider::{CallLog, CallMetrics, LedgerError, Ledgered, UNCONFIRMED};
 use millrace_schemas::{Call, CallKind, EndedStatus, Prompt, now_millis};
 use millrace_stage::Received;
 use serde_json::json;
@@ -104,11 +104,12 @@ impl CallLog for Meanwhile {
 #[tokio::test]
 async fn a_call_that_was_announced_is_not_sent_any_more() {
     let setup = Setup::new(json!([]), |_| ()).await;
-    let Router { providers, ledger, metrics, cancellations } = setup.router.clone();
+    let Router { providers, ledger, cancellations } = setup.router.clone();
     let prompt = long_prompt();
     let log = Meanwhile(setup.log.clone(), cancellations.clone(), prompt.clone());
-    let ledger = Ledgered::on(log, ledger.prices().clone().into());
-    let router = Router { providers, ledger, metrics, cancellations };
+    let metrics = CallMetrics::register(&prometheus::Registry::new()).expect("registered once");
+    let ledger = Ledgered::on(log, ledger.prices().clone().into(), metrics);
+    let router = Router { providers, ledger, cancellations };
     let verdict = answer(&router, &record(Vec::new()), &prompt).await.expect("an end");
     assert_eq!((code(&verdict), verdict.bill.len()), ("request_cancelled", 0));
     assert_eq!(setup.entries(), ["started sim-large", "not_sent sim-large"]);

@@ -7,12 +7,11 @@ use std::time::Duration;
 use millrace_cancellation::Cancellations;
 use millrace_config::{Config, ModelConfig, ProviderConfig};
 use millrace_pricing::PriceTable;
-use millrace_provider::{Ledgered, Providers};
+use millrace_provider::{CallMetrics, Ledgered, Providers};
 use millrace_schemas::CallKind;
 use millrace_simulated_provider::{Latency, Server, SimulatedProviderConfig};
 use serde_json::{Value, json};
 
-use crate::Metrics;
 use crate::completion::Verdict;
 use crate::router::Router;
 use crate::tests::{Memory, code, verdict_of};
@@ -55,10 +54,10 @@ async fn two_providers(faults: Value, adapt: impl FnOnce(&mut ProviderConfig)) -
             .insert(alias.to_owned(), ModelConfig { upstream, fallbacks, ..ModelConfig::chat(provider, 8_000) });
     }
     let log = Memory::default();
+    let metrics = CallMetrics::register(&prometheus::Registry::new()).expect("registered once");
     let router = Router {
         providers: Providers::new(&config).expect("providers"),
-        ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in())),
-        metrics: Arc::new(Metrics::register(&prometheus::Registry::new()).expect("registered once")),
+        ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in()), metrics),
         cancellations: Cancellations::default(),
     };
     TwoProviders { away, other, log, router }

@@ -36,10 +36,12 @@ pub fn progress(total: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// A count of unknown length on standard error, where that is a terminal.
+/// A count of unknown length on standard error; a plain line every few seconds where that is no terminal.
 pub fn count(what: &'static str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+        let bar = ProgressBar::hidden();
+        waiting::lines(&bar, what, waiting::LINES, |line| eprintln!("{line}"));
+        return bar;
     }
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} {msg} {per_sec}") {

@@ -178,7 +178,8 @@ async fn a_process_shows_its_metrics_and_a_trace_goes_through_all_topics() -> an
     let watched = format!("127.0.0.1:{}", std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
     let data = folder.path().join("data");
     let args = ["up", "--data-dir", text(&data)?, "--http-port", "0", "--kafka-port", "0", "--json"];
-    let env = [("MILLRACE_TELEMETRY__LISTEN".to_owned(), watched.clone())];
+    let env = [("MILLRACE_TELEMETRY__LISTEN", watched.as_str()), ("MILLRACE_LOG", "info")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let log = folder.path().join("log");
     let mut up = Process::start_with("up", &args, &env, log.clone())?;
     let said: Value = serde_json::from_str(&up.line("{").await?)?;
@@ -211,6 +212,9 @@ async fn a_process_shows_its_metrics_and_a_trace_goes_through_all_topics() -> an
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     ensure!(missing.is_empty(), "/metrics does not show {missing:#?}");
+    let logged = std::fs::read_to_string(&log)?;
+    let buried = logged.lines().find(|line| line.contains("record is dead-lettered")).context("a line of the log")?;
+    ensure!(buried.contains(TRACE), "a line about a record names its trace: {buried}");
 
     let config = data.join("client.toml");
     let args = ["tap", "outcomes.interactive", "--from-beginning", "--limit", "1", "--config", text(&config)?];

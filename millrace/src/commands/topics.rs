@@ -21,8 +21,14 @@ pub async fn run(args: TopicsArgs, config: Config, json: bool) -> anyhow::Result
     let changes = match args.action {
         TopicsAction::Plan | TopicsAction::Check => topic_data::plan(&config, &wanted).await?,
         TopicsAction::Apply => topic_data::apply(&config, &wanted).await?,
-        TopicsAction::HandOver => return hand_over(config, args.from, json).await,
-        TopicsAction::Drained => return drained(&config, wanted, json).await,
+        TopicsAction::HandOver => {
+            drop(waiting);
+            return hand_over(config, args.from, json).await;
+        }
+        TopicsAction::Drained => {
+            drop(waiting);
+            return drained(&config, wanted, json).await;
+        }
     };
     drop(waiting);
     if json {
