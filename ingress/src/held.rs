@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn neither_bound_is_ever_passed_and_every_place_comes_back() {
         let held = Held::new(Bounds { requests: 3, bytes: 100 });
-        let (first, mut second) = (held.take(60).ok(), held.take(40).ok().expect("room"));
+        let (first, mut second) = (held.take(60).ok(), held.take(40).expect("room"));
         assert_eq!(held.take(1).err(), Some(Full::Bytes));
         second.shrink(10);
         assert_eq!(held.bytes(), 70);

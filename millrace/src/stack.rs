@@ -128,6 +128,7 @@ impl Stack {
         let (metrics, readiness, after) = (Metrics::register()?, Readiness::new(), CancellationToken::new());
         watch(config.telemetry.listen.as_deref(), &metrics, &readiness, &after).await?;
         let wiring = Wiring::connect(config, &Service::PIPELINE, (metrics, readiness), shutdown).await?;
+        let wiring = wiring.context("stopped while starting")?;
         let mut services = JoinSet::new();
         start_services(&wiring, listener, &mut services);
         let stack = Self { wiring, new_keys, http, simulated, broker, registry, vectors, services, after, _lock: lock };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use millrace_admission::Directory;
 use millrace_cancellation::{Cancellations, follow};
 use millrace_config::{Config, Secret};
@@ -76,13 +76,13 @@ pub struct Wiring {
 
 impl Wiring {
     /// Connects to what `services` need; what does not answer yet is waited for, with one clear
-    /// line a try, until shutdown.
+    /// line a try, until shutdown: then there is nothing.
     pub async fn connect(
         config: Config,
         services: &[Service],
         (metrics, readiness): (Metrics, Readiness),
         shutdown: CancellationToken,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Option<Self>> {
         let parts = readiness.register("parts");
         parts.set(false, "connecting to kafka, the registry and the database");
         let prices = match &config.pricing.file {
@@ -96,9 +96,7 @@ impl Wiring {
                 if services.iter().any(|s| needs_storage(*s)) { Some(open_storage(&config).await?) } else { None };
             anyhow::Ok((codec, storage))
         };
-        let Some(connected) = shutdown.run_until_cancelled(connecting).await else {
-            bail!("stopped while connecting");
-        };
+        let Some(connected) = shutdown.run_until_cancelled(connecting).await else { return Ok(None) };
         let (codec, storage) = connected?;
         // Only services that pay hold the providers' keys.
         parts.set(true, "connected");
@@ -110,7 +108,7 @@ impl Wiring {
             Some(service) => Some(follow_cancellations(&config, *service, &codec, &readiness, &shutdown)?),
             None => None,
         };
-        Ok(Self {
+        Ok(Some(Self {
             config,
             codec,
             metrics,
@@ -121,7 +119,7 @@ impl Wiring {
             storage,
             providers,
             cancellations,
-        })
+        }))
     }
 
     /// The store.

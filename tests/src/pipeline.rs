@@ -36,6 +36,11 @@ fn principal(service: &str) -> String {
 /// API key of the tenant `rival`.
 pub const RIVAL_KEY: &str = "mr_test_rival";
 
+const BINDINGS: &str = r#"[topic_bindings]
+"acme.requests" = { tenant = "acme" }
+"acme.fast.requests" = { tenant = "acme", lane = "interactive" }
+"#;
+
 /// Services of which any number may run.
 const SERVICES: [&str; 7] =
     ["prompt-builder", "inference-router", "moderator", "result-sink", "cost-ledger", "indexer", "ingress"];
@@ -51,13 +56,16 @@ pub struct Setup<'a> {
     /// Their environment, such as `("MILLRACE_STAGE__WINDOW", "10")`. In a value, `{folder}` is the folder
     /// of this run and `{name}` the name of the process.
     pub env: &'a [(&'a str, &'a str)],
+    /// Whether a customer has topics of its own. A group that reads several topics may give all of one to
+    /// one process.
+    pub bindings: bool,
 }
 
 impl Setup<'_> {
     /// So many processes of every service, and every other setting at its default.
     #[must_use]
     pub fn copies(copies: usize) -> Self {
-        Self { copies, env: &[] }
+        Self { copies, env: &[], bindings: true }
     }
 }
 
@@ -126,7 +134,11 @@ impl Pipeline {
         // Qdrant is in no package registry: the embedded endpoint speaks its protocol.
         let vectors = Vectors::start(&logs.join("vectors"), 0)?;
         let config = logs.join("millrace.toml");
-        std::fs::write(&config, configuration(stack, &base, vectors.url()))?;
+        let mut settings = configuration(stack, &base, vectors.url());
+        if !setup.bindings {
+            settings = settings.replace(BINDINGS, "");
+        }
+        std::fs::write(&config, settings)?;
         let file = text(&config)?;
         run(millrace()?, &["storage", "migrate", "--config", file]).await?;
         run(millrace()?, &["topics", "apply", "--config", file]).await?;
@@ -437,10 +449,7 @@ reply_topics = ["acme.outcomes", "{FAST_OUTCOMES}"]
 users = {{ ada = {{}}, grace = {{}} }}
 keys = [{{ id = "default", key = "{TENANT_KEY}" }}]
 
-[topic_bindings]
-"acme.requests" = {{ tenant = "acme" }}
-"{FAST_REQUESTS}" = {{ tenant = "acme", lane = "interactive" }}
-
+{BINDINGS}
 [ingress]
 listen = "127.0.0.1:1"
 admin_key = "mra_test"

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use millrace_config::Config;
-use millrace_schemas::{Lane, topics};
+use millrace_schemas::{Lane, RequestId, topics};
 use millrace_stage::Producer;
 use millrace_tests::{Pipeline, TENANT_KEY, client};
 use reqwest::StatusCode;
@@ -87,6 +87,8 @@ pub struct Rate {
     pub clients: u32,
     /// Whether there are documents, too, and questions about them.
     pub documents: bool,
+    /// Whether some requests are taken back while they run.
+    pub cancels: bool,
 }
 
 /// Requests that keep coming until they are [stopped](Load::stop).
@@ -112,7 +114,7 @@ impl Load {
         let mut tasks = JoinSet::new();
         tasks.spawn(over_topics(config, rate.per_second, stop.clone()));
         for number in 0..rate.clients {
-            let asker = Asker { doors: pipeline.doors.clone(), number, documents: rate.documents };
+            let asker = Asker { doors: pipeline.doors.clone(), number, rate };
             tasks.spawn(asker.run(stop.clone()));
         }
         Ok(Self { stop, tasks })
@@ -158,7 +160,7 @@ async fn over_topics(config: Config, per_second: u32, stop: CancellationToken) -
 struct Asker {
     doors: Vec<String>,
     number: u32,
-    documents: bool,
+    rate: Rate,
 }
 
 impl Asker {
@@ -167,12 +169,15 @@ impl Asker {
         let mut given = Given::default();
         let mut time = 0;
         while stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
-            if self.documents {
+            if self.rate.documents {
                 given.documents.push(self.document(&client).await?);
             }
             // Each client asks about documents every second time.
-            let about = (self.documents && time % 2 == 0).then_some(COLLECTION);
+            let about = (self.rate.documents && time % 2 == 0).then_some(COLLECTION);
             given.requests.push(self.ask(&client, about).await?);
+            if self.rate.cancels {
+                given.requests.push(self.take_back(&client).await?);
+            }
             time += 1;
         }
         Ok(given)
@@ -191,6 +196,20 @@ impl Asker {
         let is_one = !ids[0].is_empty() && ids.iter().all(|id| *id == ids[0]);
         ensure!(is_one, "one key has several requests, or none: {ids:?}");
         let [id, ..] = ids;
+        Ok(id)
+    }
+
+    /// Asks, and takes the request back at the other door meanwhile. Returns its id, which ends either way.
+    async fn take_back(&self, client: &reqwest::Client) -> anyhow::Result<String> {
+        let key = format!("chaos-{:016x}", rand::random::<u64>());
+        let id = RequestId::of_key(TENANT, &key).into_string();
+        let body = question(&format!("Think better of {key}."), None);
+        let first = usize::try_from(self.number)?;
+        let other = &self.doors[(first + 1) % self.doors.len()];
+        let taken_back = client.delete(format!("{other}/v1/requests/{id}")).timeout(PATIENCE).bearer_auth(TENANT_KEY);
+        let asked = self.until_answered(client, "chat/completions", Some(&key), &body, first);
+        let (asked, _whoever_died_takes_nothing_back) = futures::future::join(asked, taken_back.send()).await;
+        ensure!(asked?.id == id, "a key has another id than its own");
         Ok(id)
     }
 
@@ -217,7 +236,7 @@ impl Asker {
                 request = request.header("idempotency-key", key);
             }
             match request.json(body).send().await {
-                Ok(answer) if matches!(answer.status(), StatusCode::OK | StatusCode::ACCEPTED) => {
+                Ok(answer) if is_final(answer.status()) => {
                     let id = answer.headers().get("x-request-id").and_then(|id| id.to_str().ok());
                     return Ok(Answered { id: id.unwrap_or_default().to_owned() });
                 }
@@ -228,6 +247,11 @@ impl Asker {
         }
         bail!("no ingress accepted /v1/{path} in {ATTEMPTS} attempts, the last time: {last}")
     }
+}
+
+/// 499: it was taken back.
+fn is_final(status: StatusCode) -> bool {
+    matches!(status, StatusCode::OK | StatusCode::ACCEPTED) || status.as_u16() == 499
 }
 
 struct Answered {

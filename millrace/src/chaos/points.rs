@@ -13,17 +13,19 @@ use anyhow::{Context, bail};
 use millrace_schemas::now_micros;
 use millrace_stack::Stack;
 use millrace_tests::{Pipeline, Setup, State};
+use serde_json::json;
 
 use super::load::{Load, Rate};
 use super::real::{COPIES, ENV, gather};
 use super::script::pays;
+use super::set_faults;
 use super::shots::{self, Shot};
 use super::storm::Storm;
 use super::verdict::{Verdict, judge};
 use crate::cli::ChaosArgs;
 
 /// Enough to reach each point a few times in each process.
-const RATE: Rate = Rate { per_second: 40, clients: 3, documents: true };
+const RATE: Rate = Rate { per_second: 40, clients: 3, documents: true, cancels: true };
 /// How long the services may take to have reached all that they are known to do.
 const DISCOVERY: Duration = Duration::from_secs(90);
 /// How long an armed point may take to be reached, with the start of its process.
@@ -34,8 +36,8 @@ const FROZEN: Duration = Duration::from_secs(9);
 const AWAKE: Duration = Duration::from_secs(2);
 /// How long a process may take to drain.
 const DRAINED: Duration = Duration::from_secs(60);
-/// Time between two calls that lose their end, for the points that only such a call reaches.
-const LOSS_EVERY: Duration = Duration::from_secs(12);
+/// Of so many calls one is charged and loses its answer at the first attempt: the ledger has to say so.
+const ONE_LOST_IN: u32 = 25;
 const TICK: Duration = Duration::from_millis(150);
 /// Where each process lists the points that it reaches.
 const LOG: &str = "MILLRACE_FAIL_POINT_LOG";
@@ -43,19 +45,20 @@ const LOG_FILE: &str = "{folder}/{name}.points";
 /// After this time without its point, a process is given the partitions of the other copy, which leaves
 /// and joins again: where a group reads several topics, one process may have all of a topic.
 const NUDGE: Duration = Duration::from_secs(12);
-/// The process that loses calls; points arm the other copy.
-const LOSER: &str = "inference-router-1";
 
 /// Arms one point of every service at a time, until each has killed and has frozen.
 pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
     let stack = Stack::builder().start().await?;
     let env = [&ENV[..], &[(LOG, LOG_FILE)]].concat();
-    let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &env }).await?;
+    let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &env, bindings: false }).await?;
     let mut storm = Storm { accepted: Vec::new(), documents: Vec::new(), losses: Vec::new() };
 
+    let lost = json!({ "when": { "model": "sim-small", "every": ONE_LOST_IN, "first_attempts": 1 },
+        "then": { "kind": "connection_reset" } });
+    set_faults(&pipeline.provider, &json!([lost])).await?;
     let mut load = Load::start(&pipeline, RATE)?;
-    let points = discover(&mut pipeline, &mut load, &mut storm).await?;
+    let points = discover(&pipeline, &mut load).await?;
     let count: usize = points.values().map(BTreeSet::len).sum();
     let shots = shots::of(&points, args.seed, args.half);
     let mut lines: Vec<Line> = shots.into_iter().map(|(service, shots)| Line::new(&service, shots)).collect();
@@ -79,13 +82,8 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
 }
 
 /// By service, what it reaches. Ends when all that is known of them was reached.
-async fn discover(
-    pipeline: &mut Pipeline,
-    load: &mut Load,
-    storm: &mut Storm,
-) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
+async fn discover(pipeline: &Pipeline, load: &mut Load) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
     let until = Instant::now() + DISCOVERY;
-    let mut lost = Instant::now();
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         load.check()?;
@@ -96,10 +94,6 @@ async fn discover(
         }
         if Instant::now() > until {
             bail!("no fail point was reached for {}: is the feature `armed` on?", missing.join(", "));
-        }
-        if lost.elapsed() >= LOSS_EVERY {
-            lose_calls(pipeline, storm).await?;
-            lost = Instant::now();
         }
     }
 }
@@ -119,16 +113,6 @@ fn reached(folder: &Path) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> 
     Ok(points)
 }
 
-/// A router dies in the middle of its calls: the ledger has to say so.
-async fn lose_calls(pipeline: &mut Pipeline, storm: &mut Storm) -> anyhow::Result<()> {
-    if pipeline.state(LOSER)? != State::Running {
-        return Ok(());
-    }
-    storm.losses.push(now_micros());
-    pipeline.kill(LOSER).await?;
-    pipeline.restart(LOSER)
-}
-
 /// Goes through all shots of all services; returns those that were not reached.
 async fn fire(
     pipeline: &mut Pipeline,
@@ -137,14 +121,9 @@ async fn fire(
     storm: &mut Storm,
 ) -> anyhow::Result<Vec<String>> {
     let began = Instant::now();
-    let mut lost = Instant::now();
     while lines.iter().any(|line| !line.done()) {
         for line in lines.iter_mut() {
             line.step(pipeline, storm, began).await?;
-        }
-        if lost.elapsed() >= LOSS_EVERY && lines.iter().any(Line::needs_lost_calls) {
-            lose_calls(pipeline, storm).await?;
-            lost = Instant::now();
         }
         pipeline.revive()?;
         load.check()?;
@@ -195,10 +174,6 @@ impl Line {
 
     fn done(&self) -> bool {
         matches!(self.now, Now::Done)
-    }
-
-    fn needs_lost_calls(&self) -> bool {
-        matches!(&self.now, Now::Armed(shot) if self.name.starts_with("cost-ledger") && shot.point.ends_with("produce calls"))
     }
 
     async fn step(&mut self, pipeline: &mut Pipeline, storm: &mut Storm, began: Instant) -> anyhow::Result<()> {

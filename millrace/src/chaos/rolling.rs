@@ -14,13 +14,13 @@ use super::verdict::{Verdict, judge};
 
 /// With calls this long, many are in flight at each moment, and each drain has to wait for some.
 const LATENCY_MS: (u32, u32) = (1_000, 2_000);
-const RATE: Rate = Rate { per_second: 20, clients: 2, documents: true };
+const RATE: Rate = Rate { per_second: 20, clients: 2, documents: true, cancels: false };
 
 /// Plays and judges. Nothing is lost here, so nothing may be paid twice.
 pub async fn run() -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
     let stack = Stack::builder().start().await?;
-    let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &ENV }).await?;
+    let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &ENV, bindings: true }).await?;
     let latency = json!({ "kind": "uniform", "min_ms": LATENCY_MS.0, "max_ms": LATENCY_MS.1 });
     let answer = client()?.put(format!("{}/latency", pipeline.provider)).json(&latency).send().await?;
     answer.error_for_status().context("the provider refuses the latency")?;

@@ -65,7 +65,8 @@ fn tool_config(named: Option<&std::path::Path>) -> anyhow::Result<Config> {
 /// Logs of commands whose output is for people: errors, and what is waited for, unless MILLRACE_LOG says
 /// otherwise.
 fn quiet_logs() -> anyhow::Result<()> {
-    let log_filter = std::env::var("MILLRACE_LOG").unwrap_or_else(|_| "error,millrace::wiring=warn".to_owned());
+    let log_filter = std::env::var("MILLRACE_LOG")
+        .unwrap_or_else(|_| "error,rdkafka::client=off,librdkafka=off,millrace::wiring=warn".to_owned());
     let _logs = millrace_telemetry::init(&TelemetryConfig { log_filter, log_format: LogFormat::Pretty, listen: None })?;
     Ok(())
 }

@@ -29,7 +29,10 @@ pub async fn run(args: RunArgs, config: Option<&Path>, json: bool) -> anyhow::Re
     let (metrics, readiness) = (Metrics::register()?, Readiness::new());
     watch(config.telemetry.listen.as_deref(), &metrics, &readiness, &after).await?;
     let lanes = lanes(args.service, &config)?;
-    let wiring = Wiring::connect(config, &[args.service], (metrics, readiness), shutdown).await?;
+    let Some(wiring) = Wiring::connect(config, &[args.service], (metrics, readiness), shutdown).await? else {
+        tracing::info!(service = args.service.name(), "service was stopped before it began");
+        return Ok(());
+    };
     tracing::info!(service = args.service.name(), "service starts");
     let result = serve(&wiring, args.service, lanes).await;
     after.cancel();
