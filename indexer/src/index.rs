@@ -171,7 +171,7 @@ impl Index {
                     if lost >= self.embedder.max_attempts() {
                         let message = format!(
                             "The embedding model's answer was lost {lost} times, and each may have been charged: \
-                             redrive the dead letter when the provider answers again."
+                             publish the document again when the provider answers again."
                         );
                         return Err(rejected(document, "embedding_lost", message));
                     }
@@ -207,7 +207,7 @@ impl Index {
     fn wrong_dimensions(&self, version: &Version<'_>, found: usize) -> StageError {
         let message = format!(
             "The embedding model gave a vector of {found} numbers, not {}: set the model's `dimensions` to what it gives, \
-             then redrive the dead letter.",
+             then publish the document again.",
             self.dimensions
         );
         rejected(version.document, "embedding_dimensions", message)

@@ -139,7 +139,7 @@ pub fn committed(consumer: &BaseConsumer, group: &str, topic: &str) -> anyhow::R
     let partitions = metadata.topics().first().map_or(0, |t| t.partitions().len());
     ensure!(partitions > 0, "there is no topic `{}`; run `millrace topics apply`", topic);
     for partition in 0..i32::try_from(partitions).unwrap_or(i32::MAX) {
-        list.add_partition(&topic, partition);
+        list.add_partition(topic, partition);
     }
     let mut tries = 0;
     let answered = loop {

@@ -99,7 +99,7 @@ async fn refuses(pipeline: &mut Pipeline, name: &str, sentence: &[&str]) -> anyh
     }
     let log = std::fs::read_to_string(pipeline.folder().join(format!("{name}.log")))?;
     ensure!(pipeline.state(name)? == State::Ended, "{name} goes on:\n{}", tail(&log));
-    let said = log.lines().filter(|line| line.starts_with("millrace: ")).next_back().context(tail(&log))?;
+    let said = log.lines().rfind(|line| line.starts_with("millrace: ")).context(tail(&log))?;
     let missing: Vec<_> = sentence.iter().filter(|part| !said.contains(**part)).collect();
     ensure!(missing.is_empty(), "{missing:?} is not in: {said}");
     Ok(())

@@ -48,7 +48,8 @@ async fn at_once_and_afterwards(doors: &Doors<'_>) -> anyhow::Result<()> {
         doors.publish(LANES[1], key, &body)
     );
     let (answer, second) = (first?, second?);
-    (batch?, fast?);
+    batch?;
+    fast?;
     ensure!(answer.status == 200 && second.status == 200, "{} and {}", answer.body, second.body);
     ensure!(answer.body == second.body && answer.id == second.id, "{} is not {}", answer.body, second.body);
     let mut delivered = Vec::new();
