@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use millrace_stack::Stack;
-use millrace_tests::{Pipeline, State, TENANT_KEY, client};
+use millrace_tests::{Pipeline, State, TENANT_KEY, client, millrace, run};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -72,11 +72,19 @@ pub async fn a_topic_made_anew_under_an_old_store(stack: &Stack, pipeline: &mut 
     ensure!(after.calls == before.calls && after.entries_sum == before.entries_sum, "{before:?} became {after:?}");
 
     // As it says: a new generation goes on beside the books of the old one.
-    for name in ["cost-ledger-0", "cost-ledger-1"] {
-        pipeline.restart_with(name, &[("MILLRACE_KAFKA__GENERATION", "1")])?;
+    for service in ["ingress", "moderator", "result-sink"] {
+        down(pipeline, service).await?;
     }
-    for service in ["prompt-builder", "inference-router", "indexer"] {
-        up(pipeline, service)?;
+    let raised = |settings: String| settings.replace("[kafka]\n", "[kafka]\ngeneration = 1\n");
+    let next = pipeline.folder().join("next.toml");
+    std::fs::write(&next, raised(std::fs::read_to_string(&pipeline.config)?))?;
+    let next = next.to_str().context("a path in UTF-8")?;
+    for action in ["hand-over", "apply", "check"] {
+        run(millrace()?, &["topics", action, "--config", next]).await?;
+    }
+    for name in pipeline.names() {
+        pipeline.edit(&name, raised)?;
+        pipeline.restart(&name)?;
     }
     pipeline.until_ready().await?;
     answered(pipeline).await?;
@@ -88,17 +96,17 @@ pub async fn a_topic_made_anew_under_an_old_store(stack: &Stack, pipeline: &mut 
     .await
 }
 
-/// Starts a process and waits until it has ended with one line that holds all of `sentence`.
+/// Starts a process and waits until it has failed with one line that holds all of `sentence`.
 async fn refuses(pipeline: &mut Pipeline, name: &str, sentence: &[&str]) -> anyhow::Result<()> {
     pipeline.restart(name)?;
     for _ in 0..300 {
-        if pipeline.state(name)? == State::Ended {
+        if pipeline.state(name)? == State::Failed {
             break;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let log = std::fs::read_to_string(pipeline.folder().join(format!("{name}.log")))?;
-    ensure!(pipeline.state(name)? == State::Ended, "{name} goes on:\n{}", tail(&log));
+    ensure!(pipeline.state(name)? == State::Failed, "{name} goes on:\n{}", tail(&log));
     let said = log.lines().rfind(|line| line.starts_with("millrace: ")).context(tail(&log))?;
     let missing: Vec<_> = sentence.iter().filter(|part| !said.contains(**part)).collect();
     ensure!(missing.is_empty(), "{missing:?} is not in: {said}");
