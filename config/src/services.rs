@@ -210,8 +210,9 @@ impl Default for TelemetryConfig {
     fn default() -> Self {
         Self {
             log_format: LogFormat::Pretty,
-            // The provider client logs whole request bodies on errors, librdkafka every reconnect.
-            log_filter: "info,async_openai=off,librdkafka=warn".to_owned(),
+            // The provider client logs whole request bodies on errors, librdkafka every reconnect, and
+            // rdkafka each end of a partition that a reader came to as an error.
+            log_filter: "info,async_openai=off,librdkafka=warn,rdkafka::client=off".to_owned(),
             listen: None,
         }
     }

@@ -45,6 +45,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
     }
 
+    /// 405.
+    pub(crate) fn wrong_method() -> Self {
+        let message = "This route does not take this method; the header `Allow` names those that it takes.";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
+    }
+
     /// 400.
     pub(crate) fn invalid(param: Option<&str>, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "invalid_value", message);

@@ -37,6 +37,7 @@ pub fn router(ingress: Arc<Ingress>) -> Router {
         .route("/v1/usage", get(usage))
         .route("/admin/v1/usage", get(admin_usage))
         .fallback(|| async { ApiError::not_found("There is no such route; the API is under /v1.") })
+        .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(DefaultBodyLimit::max(max_body_bytes))
         .layer(from_fn_with_state(Arc::clone(&ingress), measure))
         .with_state(ingress)

@@ -14,8 +14,8 @@ use crate::stack::{Options, Stack};
 /// Runs until ctrl-C, then drains.
 pub async fn run(args: UpArgs, config: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
     let mut telemetry = Config::load(config.as_deref(), process_env(), [])?.telemetry;
-    telemetry.log_filter =
-        std::env::var("MILLRACE_LOG").unwrap_or_else(|_| "warn,librdkafka=off,async_openai=off".to_owned());
+    telemetry.log_filter = std::env::var("MILLRACE_LOG")
+        .unwrap_or_else(|_| "warn,librdkafka=off,rdkafka::client=off,async_openai=off".to_owned());
     let _logs = millrace_telemetry::init(&telemetry)?;
     let shutdown = shutdown_signal()?;
     let provider = provider(&args)?;

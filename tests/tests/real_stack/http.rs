@@ -62,5 +62,9 @@ pub async fn answers_as_openai_does(pipeline: &Pipeline) -> anyhow::Result<()> {
         .send()
         .await?;
     ensure!(stranger.status() == 401);
+    let wrong_method = client.put(format!("{}/v1/chat/completions", pipeline.http)).json(&body).send().await?;
+    ensure!(wrong_method.status() == 405 && wrong_method.headers().contains_key("allow"), "{wrong_method:?}");
+    let error: Value = wrong_method.json().await?;
+    ensure!(error["error"]["code"] == "method_not_allowed", "{error}");
     Ok(())
 }
