@@ -30,6 +30,9 @@ pub struct Arrival<'a> {
     pub timestamp: Option<i64>,
     /// Microseconds since the epoch.
     pub now: i64,
+    /// 0, or which run it is that an operator asked for: at the time of `timestamp`, from which on the
+    /// lane's own deadline counts, whatever the request named when it was new.
+    pub run: i32,
 }
 
 /// A request that ends here.
@@ -101,11 +104,12 @@ pub(crate) fn read(
         allowed
     });
     let received_at = received_at(request, arrival);
-    let (deadline, late) = deadline(request.deadline, received_at, limits, arrival);
+    let named = request.deadline.filter(|_| arrival.run == 0);
+    let (deadline, late) = deadline(named, received_at, limits, arrival);
     late.into_iter().for_each(&mut note);
     let meta = Meta {
         request_id: id.into_string(),
-        run: 0,
+        run: arrival.run,
         tenant: principal.tenant.clone(),
         user,
         key_id: principal.key_id.clone(),
@@ -115,7 +119,8 @@ pub(crate) fn read(
         body_hash: key.map(|_| body_hash(&request.body)),
         received_at,
         deadline,
-        reply_replica: request.reply_replica.clone().filter(|replica| replica.len() <= 255),
+        // Whoever waited for the first run was told how it ended.
+        reply_replica: request.reply_replica.clone().filter(|replica| replica.len() <= 255 && arrival.run == 0),
         reply_topic,
         labels: if check_labels(&request.labels).is_ok() { request.labels.clone() } else { BTreeMap::new() },
     };
@@ -187,7 +192,8 @@ pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Ende
 /// When the request was accepted, microseconds; never in the future, whatever its producer's clock.
 fn received_at(request: &Request, arrival: &Arrival<'_>) -> i64 {
     let stamped = arrival.timestamp.map(|millis| millis.saturating_mul(1000));
-    request.received_at.or(stamped).unwrap_or(arrival.now).clamp(0, arrival.now.max(0))
+    let named = request.received_at.filter(|_| arrival.run == 0);
+    named.or(stamped).unwrap_or(arrival.now).clamp(0, arrival.now.max(0))
 }
 
 fn deadline(

@@ -88,8 +88,13 @@ fn nothing_panics_and_every_verdict_is_whole() {
         if rng.random_ratio(1, 4) {
             (request.received_at, request.deadline) = (Some(rng.random()), Some(rng.random()));
         }
-        let arrival =
-            Arrival { lane: Lane::Batch, at: None, timestamp: Some(rng.random()), now: rng.random::<i64>() >> 1 };
+        let arrival = Arrival {
+            lane: Lane::Batch,
+            at: None,
+            timestamp: Some(rng.random()),
+            now: rng.random::<i64>() >> 1,
+            run: 0,
+        };
         let arrival = if rng.random_ratio(3, 4) {
             Arrival { timestamp: Some(1_800_000_000_000), now: 1_800_000_000_000_000, ..arrival }
         } else {

@@ -48,8 +48,8 @@ fn place() -> Coordinates {
 fn verdict(request: Request) -> Result<Admitted, Box<Rejected>> {
     let admission = Admission::from_config(&config()).unwrap();
     let place = place();
-    let http = Arrival { lane: Lane::Batch, at: None, timestamp: None, now: NOW };
-    let topic = Arrival { lane: Lane::Batch, at: Some(&place), timestamp: Some(NOW / 1000), now: NOW };
+    let http = Arrival { lane: Lane::Batch, at: None, timestamp: None, now: NOW, run: 0 };
+    let topic = Arrival { lane: Lane::Batch, at: Some(&place), timestamp: Some(NOW / 1000), now: NOW, run: 0 };
     let at_http = admission.admit(&acme(), request.clone(), &http);
     let on_topic = admission.admit(&acme(), request, &topic);
     match (&at_http, &on_topic) {
@@ -350,7 +350,7 @@ fn the_extension() {
 #[test]
 fn an_installation_without_documents_says_so() {
     let admission = Admission::from_config(&Config { vectors: Config::default().vectors, ..config() }).unwrap();
-    let arrival = Arrival { lane: Lane::Batch, at: None, timestamp: None, now: NOW };
+    let arrival = Arrival { lane: Lane::Batch, at: None, timestamp: None, now: NOW, run: 0 };
     let request = with_body(&plus(r#""millrace":{"collection":"a"}"#));
     let rejected = admission.admit(&acme(), request, &arrival).unwrap_err();
     assert_eq!(rejected.ended.code, "unsupported_parameter");
@@ -381,7 +381,7 @@ fn what_is_admitted_is_complete() {
 
     let other = Principal { tenant: "open".to_owned(), user: None, key_id: None, admin: false };
     let admission = Admission::from_config(&config()).unwrap();
-    let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now: NOW };
+    let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now: NOW, run: 0 };
     let request = Request { user: Some("any name".to_owned()), ..with_body(&GOOD.replace("small", "secret")) };
     let admitted = admission.admit(&other, request, &arrival).unwrap();
     assert_eq!((admitted.meta.user.as_str(), admitted.rule_set.as_str()), ("any name", "default"));
@@ -408,7 +408,7 @@ fn ids_come_from_the_key_then_the_door_then_the_place() {
 fn a_key_used_for_another_body_ends_under_its_own_id() {
     let admission = Admission::from_config(&config()).unwrap();
     let place = place();
-    let arrival = Arrival { lane: Lane::Batch, at: Some(&place), timestamp: None, now: NOW };
+    let arrival = Arrival { lane: Lane::Batch, at: Some(&place), timestamp: None, now: NOW, run: 0 };
     let request = Request { idempotency_key: Some("k".to_owned()), ..with_body(GOOD) };
     let admitted = admission.admit(&acme(), request, &arrival).unwrap();
     let reused = |given: Option<&str>| admission.key_reused(&admitted.meta, given, "small", "strict", &arrival);

@@ -51,7 +51,7 @@ impl Default for KafkaConfig {
 }
 
 /// The topics whose records keep their partition number from hop to hop, as written before a lane.
-const STAYING: [&str; 4] = ["requests", "prompts", "completions", "outcomes"];
+const STAYING: [&str; 5] = ["requests", "redrives", "prompts", "completions", "outcomes"];
 /// The consumer groups that read them, as written before a lane.
 const READERS: [&str; 4] = ["prompt-builder", "inference-router", "moderator", "result-sink"];
 
@@ -63,7 +63,7 @@ impl KafkaConfig {
 
     /// The name on the broker of one of Millrace's consumer groups, such as `moderator.batch`.
     pub fn group(&self, name: &str) -> String {
-        let generation = if name == "cost-ledger" || is_of_a_lane(name, READERS) { self.generation } else { 0 };
+        let generation = if name == "cost-ledger" || is_of_a_lane(name, &READERS) { self.generation } else { 0 };
         format!("{}{name}{}", self.group_prefix, suffix(generation))
     }
 
@@ -76,10 +76,10 @@ impl KafkaConfig {
 
 /// Whether a topic of Millrace is made anew for each generation.
 pub fn has_generations(name: &str) -> bool {
-    name == "calls" || is_of_a_lane(name, STAYING)
+    name == "calls" || is_of_a_lane(name, &STAYING)
 }
 
-fn is_of_a_lane(name: &str, bases: [&str; 4]) -> bool {
+fn is_of_a_lane(name: &str, bases: &[&str]) -> bool {
     name.split_once('.').is_some_and(|(base, lane)| bases.contains(&base) && crate::services::LANES.contains(&lane))
 }
 

@@ -42,11 +42,10 @@ struct Version<'a> {
 }
 
 impl Index {
-    /// Stores the version that `record` brings, unless a later one is stored. May be repeated at any
+    /// Stores the version of `place` that `record` brings, unless a later one is stored. May be repeated at any
     /// time: what was paid for and stored is found again.
-    pub async fn update(&self, record: &Received, document: Accepted) -> Result<(), StageError> {
+    pub async fn update(&self, record: &Received, place: Place, document: Accepted) -> Result<(), StageError> {
         let (document, chunks) = self.cut(document).await?;
-        let place = Place::of(record);
         let about = Arc::new(About {
             key: document.key.clone(),
             title: document.title.clone(),

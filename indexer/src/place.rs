@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use millrace_schemas::{Coordinates, REDRIVE_OF};
 use millrace_stage::Received;
 
 /// The record of a version.
@@ -15,13 +16,23 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Where the version first came: a record that is redriven does not become later than what was
+    /// published after it. Who may write here may say so only of what lies before its own record.
     pub fn of(record: &Received) -> Self {
-        Self {
+        let here = Self {
             generation: record.at.generation,
             partition: record.at.partition,
             offset: record.at.offset,
             timestamp: record.timestamp,
-        }
+        };
+        let first = record.header(REDRIVE_OF).and_then(Self::parse);
+        first.filter(|first| here.is_after(first) && first.partition == here.partition).unwrap_or(here)
+    }
+
+    /// Its coordinates on `topic`.
+    pub fn on(&self, topic: &str) -> Coordinates {
+        let Self { generation, partition, offset, .. } = *self;
+        Coordinates { topic: topic.to_owned(), generation, partition, offset }
     }
 
     /// Within a partition the log decides. Between partitions, where producers of one document do

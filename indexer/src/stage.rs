@@ -16,6 +16,7 @@ use crate::document::{accept, poison};
 use crate::embed::PaidEmbedder;
 use crate::index::Index;
 use crate::locks::Locks;
+use crate::place::Place;
 use crate::plan::Recipe;
 use crate::qdrant::QdrantPassages;
 
@@ -90,8 +91,10 @@ impl Stage for Indexer {
     async fn process(&self, record: &Received) -> Result<Plan, StageError> {
         let principal = self.prove(record)?;
         let document = self.read(record, &principal).await?;
-        let document = accept(document, &principal, &self.admission, &record.at).map_err(StageError::Poison)?;
-        self.index.update(record, document).await?;
+        let place = Place::of(record);
+        let at = place.on(&record.at.topic);
+        let document = accept(document, &principal, &self.admission, &at).map_err(StageError::Poison)?;
+        self.index.update(record, place, document).await?;
         Ok(Plan::default())
     }
 }

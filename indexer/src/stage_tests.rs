@@ -395,6 +395,26 @@ async fn a_text_that_is_refused_is_poison_and_a_wrong_key_is_not() {
 }
 
 #[tokio::test]
+async fn a_redriven_version_keeps_its_place_and_is_paid_for_once() {
+    let bench = bench(2);
+    let redriven = |offset: i64, text: &str, first: &str| {
+        let mut record = bench.version(offset, text);
+        record.headers.push((millrace_schemas::REDRIVE_OF.to_owned(), Some(first.as_bytes().to_vec())));
+        record
+    };
+    bench.done(&redriven(5, ONE, "0/5/2/1000")).await;
+    assert_eq!((bench.paid(), bench.stored()), (1, expected(&[ONE], 2)));
+    bench.done(&redriven(6, ONE, "0/5/2/1000")).await;
+    assert_eq!((bench.paid(), bench.stored()), (0, expected(&[ONE], 2)), "redriven twice");
+    bench.done(&bench.version(3, TWO)).await;
+    bench.done(&redriven(7, ONE, "0/5/2/1000")).await;
+    assert_eq!((bench.paid(), bench.stored()), (1, expected(&[TWO], 3)), "what was published since stays");
+    // Nobody makes a version later than its record is.
+    bench.done(&redriven(8, THREE, "0/5/900/1000")).await;
+    assert_eq!((bench.paid(), bench.stored()), (1, expected(&[THREE], 8)));
+}
+
+#[tokio::test]
 async fn records_that_can_never_be_indexed_are_dead_letters() {
     let bench = bench(2);
     let check = async |record: Received, code: &str, tenant: &str| {

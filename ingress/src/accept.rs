@@ -25,7 +25,7 @@ impl Ingress {
         trace: &str,
     ) -> Result<Waiter, ApiError> {
         let now = now_micros();
-        let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now };
+        let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now, run: 0 };
         let body = std::mem::take(&mut request.body);
         let judged = Request { body: body.clone(), ..request.clone() };
         let admitted = self

@@ -2,7 +2,8 @@
 
 use millrace_config::Config;
 use millrace_schemas::{
-    Call, Cancellation, Completion, DeadLetter, Document, Event, Fact, Lane, Outcome, Prompt, Request, topics,
+    Call, Cancellation, Completion, DeadLetter, DeadLetterAction, Document, Event, Fact, Lane, Outcome, Prompt,
+    Redrive, Request, topics,
 };
 
 /// Topic names on the broker with the name of their event.
@@ -11,6 +12,7 @@ pub fn subjects(config: &Config) -> Vec<(String, &'static str)> {
     for lane in Lane::ALL {
         for (base, event) in [
             (topics::REQUESTS, Request::NAME),
+            (topics::REDRIVES, Redrive::NAME),
             (topics::PROMPTS, Prompt::NAME),
             (topics::COMPLETIONS, Completion::NAME),
             (topics::OUTCOMES, Outcome::NAME),
@@ -25,6 +27,7 @@ pub fn subjects(config: &Config) -> Vec<(String, &'static str)> {
         (topics::DOCUMENTS, Document::NAME),
         (topics::CANCELLATIONS, Cancellation::NAME),
         (topics::DEAD_LETTERS, DeadLetter::NAME),
+        (topics::DEAD_LETTER_ACTIONS, DeadLetterAction::NAME),
     ] {
         subjects.push((config.kafka.topic(topic), event));
     }

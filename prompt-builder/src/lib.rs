@@ -1,13 +1,14 @@
 //! Builds the exact provider request.
 //!
 //! ```text
-//! requests.L, customers' topics of L ── prove the tenant ── read ── admit ── claim the key ── retrieve ──> prompts.L, then `finished`
+//! requests.L, customers' topics of L, redrives.L ── prove the tenant ── read ── admit ── claim the key ── retrieve ──> prompts.L, then `finished`
 //!                                                                     │                         └──── calls (embedding the question)
 //!                                                                     └── a duplicate: no prompt; `replies` and the reply topic if its outcome is there
 //! ```
 //!
 //! - [`spec`] and [`stage()`] are all that the binary needs; the steps in order are in `stage.rs`.
 //! - `decide.rs` makes prompts of verdicts, `passages.rs` fits passages into a prompt; neither does I/O.
+//! - `redrive.rs` reads the original of a request that an operator runs again: it is judged like a new one.
 //! - `retrieve.rs` finds passages, over the ports in `ports.rs`; `embed.rs` and [`vectors`] are their
 //!   adapters.
 //!
@@ -15,11 +16,14 @@
 //! writes outcomes.
 //!
 //! Invariant: of all records with one idempotency key exactly one becomes a prompt of the key's id.
+//!
+//! Invariant: of all redrives to the same run of a request exactly one becomes a prompt.
 
 mod decide;
 mod embed;
 mod passages;
 mod ports;
+mod redrive;
 mod retrieve;
 mod stage;
 pub mod vectors;
@@ -44,7 +48,7 @@ pub fn spec(config: &Config, lane: Lane) -> Result<DriverSpec, DirectoryError> {
         stage: STAGE,
         lane: lane.to_string(),
         group: format!("{STAGE}.{lane}"),
-        topics: vec![topics::of(topics::REQUESTS, lane)],
+        topics: vec![topics::of(topics::REQUESTS, lane), topics::of(topics::REDRIVES, lane)],
         foreign_topics: Directory::from_config(config)?.bound_topics(lane),
         // Anybody may write there; the idempotency key is what makes two records one request.
         drop_duplicates: false,

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use millrace_admission::{Admission, Admitted, Arrival, DirectoryError, Principal, Rejected, record, replies};
+use millrace_admission::{
+    Admission, Admitted, Arrival, DirectoryError, Principal, Rejected, SYSTEM_TENANT, record, replies,
+};
 use millrace_cancellation::Cancellations;
 use millrace_config::Config;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
-use millrace_schemas::{Codec, CodecError, Ended, Lane, Meta, Prompt, Request, SIGNATURE_HEADER, now_micros, topics};
+use millrace_schemas::{
+    Codec, CodecError, Ended, Lane, Meta, Prompt, Redrive, Request, SIGNATURE_HEADER, now_micros, topics,
+};
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 use millrace_storage::{Claim, Claimed, IdempotencyKeys, Results, Storage, StorageError, Waiter};
 use qdrant_client::QdrantError;
@@ -15,6 +19,7 @@ use qdrant_client::QdrantError;
 use crate::decide::{Times, ended_of, finished_calls, prompt_of, rejection_of};
 use crate::embed::PaidEmbedder;
 use crate::ports::Partitions;
+use crate::redrive::{is_redrive, original};
 use crate::retrieve::{Retrieved, Retriever};
 use crate::vectors::{self, QdrantPassages};
 
@@ -50,7 +55,7 @@ pub enum StartError {
     Vectors(#[from] Box<QdrantError>),
 }
 
-/// `requests.L` -> `calls` + `prompts.L`. Made by [`stage`].
+/// `requests.L`, `redrives.L` -> `calls` + `prompts.L`. Made by [`stage`].
 pub struct PromptBuilder {
     admission: Admission,
     codec: Codec,
@@ -97,7 +102,6 @@ fn retriever(config: &Config, deps: &Deps<'_>) -> Result<Option<Retriever>, Star
 /// A request that was judged, and what its idempotency key is held to.
 struct Judged {
     verdict: Result<Admitted, Box<Rejected>>,
-    /// Hash of the body, for requests with a key.
     /// The id that its door gave out.
     given: Option<String>,
 }
@@ -112,24 +116,32 @@ enum Turn {
     Reused,
 }
 
+/// A record with what it asks for, and which run of it this is.
+struct Asked<'a> {
+    /// As it was first read.
+    first: &'a Received,
+    run: i32,
+}
+
 impl Stage for PromptBuilder {
     async fn process(&self, record: &Received) -> Result<Plan, StageError> {
         let taken = now_micros();
-        let arrival = Arrival { lane: self.lane, at: Some(&record.at), timestamp: Some(record.timestamp), now: taken };
-        let judged = self.judge(record, &arrival).await?;
-        let verdict = match self.claim(record, &judged).await? {
-            Turn::Ours => judged.verdict,
-            Turn::Duplicate => return self.answer_duplicate(record, meta_of(&judged.verdict)).await,
-            Turn::Reused => Err(Box::new(self.reused(&judged, &arrival))),
-        };
-        match verdict {
-            // After the key is claimed: the cancelled outcome is the one that a replay gets.
-            Ok(admitted) if self.is_cancelled(&admitted.meta) => {
-                let times = Times { taken, decided: now_micros() };
-                self.plan(&ended_of(admitted, Ended::cancelled(), Vec::new(), times))
+        if !is_redrive(&record.at.topic, self.lane) {
+            return self.work(record, &Asked { first: record, run: 0 }, taken).await;
+        }
+        match self.codec.decode::<Redrive>(&record.value).await {
+            Ok(redrive) => {
+                let run = redrive.run;
+                self.work(record, &Asked { first: &original(record, redrive), run }, taken).await
             }
-            Ok(admitted) => self.build(record, admitted, taken).await,
-            Err(rejected) => self.turn_away(*rejected, taken),
+            Err(error) if error.is_outage() => Err(StageError::retry(error.to_string())),
+            Err(error) => {
+                let ended = Ended::invalid("undecodable", None, format!("The record is no redrive: {error}."));
+                let asked = Asked { first: record, run: 0 };
+                let nobody = Request::new(Vec::new());
+                let arrival = self.arrival(&asked, taken);
+                self.turn_away(self.admission.reject(&Principal::system(), &nobody, &arrival, ended), taken)
+            }
         }
     }
 
@@ -147,6 +159,34 @@ impl Stage for PromptBuilder {
 }
 
 impl PromptBuilder {
+    async fn work(&self, record: &Received, asked: &Asked<'_>, taken: i64) -> Result<Plan, StageError> {
+        let arrival = self.arrival(asked, taken);
+        let judged = self.judge(asked.first, &arrival).await?;
+        let verdict = match self.claim(asked.first, &judged).await? {
+            Turn::Ours => judged.verdict,
+            Turn::Duplicate => return self.answer_duplicate(asked.first, meta_of(&judged.verdict)).await,
+            Turn::Reused => Err(Box::new(self.reused(&judged, &arrival))),
+        };
+        if !self.claim_run(record, meta_of(&verdict)).await? {
+            // Another redrive has become this run.
+            return Ok(Plan::default());
+        }
+        match verdict {
+            // After the key is claimed: the cancelled outcome is the one that a replay gets.
+            Ok(admitted) if self.is_cancelled(&admitted.meta) => {
+                let times = Times { taken, decided: now_micros() };
+                self.plan(&ended_of(admitted, Ended::cancelled(), Vec::new(), times))
+            }
+            Ok(admitted) => self.build(record, admitted, taken).await,
+            Err(rejected) => self.turn_away(*rejected, taken),
+        }
+    }
+
+    fn arrival<'a>(&self, asked: &Asked<'a>, now: i64) -> Arrival<'a> {
+        let Asked { first, run } = *asked;
+        Arrival { lane: self.lane, at: Some(&first.at), timestamp: Some(first.timestamp), now, run }
+    }
+
     /// Proves the tenant, reads the request, and admits it or not.
     async fn judge(&self, record: &Received, arrival: &Arrival<'_>) -> Result<Judged, StageError> {
         let signature = record.header(SIGNATURE_HEADER);
@@ -182,6 +222,16 @@ impl PromptBuilder {
             return Ok(record::from_json_record(&record.headers, record.value.clone()));
         }
         self.codec.decode(&record.value).await.map(|request| (request, None))
+    }
+
+    /// Exactly one of several redrives becomes a run; a first run needs no claim.
+    async fn claim_run(&self, record: &Received, meta: &Meta) -> Result<bool, StageError> {
+        let Some(run) = meta.redrive_claim() else { return Ok(true) };
+        let claim =
+            Claim { request_id: meta.request_id.clone(), coordinates: record.at.to_string(), body_hash: String::new() };
+        // Nobody else can hold keys of the system tenant.
+        let claimed = self.keys.claim(SYSTEM_TENANT, &run, &claim).await.map_err(stage_error)?;
+        Ok(matches!(claimed, Claimed::Ours))
     }
 
     /// Exactly one of the records with a key goes on, whatever its verdict is: also a refusal is the

@@ -503,3 +503,6 @@ async fn a_request_that_was_taken_back_is_not_built_and_keeps_its_key() {
     other.builder.cancellations.cancel("rival", &id);
     assert!(!other.builder.is_cancelled(&prompt.meta));
 }
+
+#[path = "redrive_tests.rs"]
+mod redrive;

@@ -18,7 +18,9 @@ use schema_registry_converter::error::SRCError;
 use schema_registry_converter::schema_registry_common::{BytesResult, SchemaType, SuppliedSchema, get_bytes_result};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::events::{Call, Cancellation, Completion, DeadLetter, Document, Fact, Outcome, Prompt, Request};
+use crate::events::{
+    Call, Cancellation, Completion, DeadLetter, DeadLetterAction, Document, Fact, Outcome, Prompt, Redrive, Request,
+};
 use crate::json::JsonView;
 
 /// More than this many foreign schemas are not kept: the rest are fetched each time.
@@ -126,7 +128,7 @@ macro_rules! events {
 events! {
     0 Request "request", 1 Prompt "prompt", 2 Completion "completion", 3 Outcome "outcome",
     4 Call "call", 5 Fact "fact", 6 Document "document", 7 DeadLetter "dead-letter",
-    8 Cancellation "cancellation",
+    8 Cancellation "cancellation", 9 Redrive "redrive", 10 DeadLetterAction "dead-letter-action",
 }
 
 /// Encodes and decodes events. Cheap to clone.
@@ -294,6 +296,8 @@ fn own_schema(index: usize) -> &'static Schema {
             Document::avro().schema,
             DeadLetter::avro().schema,
             Cancellation::avro().schema,
+            Redrive::avro().schema,
+            DeadLetterAction::avro().schema,
         ]
     });
     SCHEMAS[index]

@@ -4,49 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A closed set of words that travels as an Avro string, so that a new word is no schema change.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(into = "String", try_from = "String")]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
-
-        impl $name {
-            /// Every word, in the order of declaration.
-            pub const ALL: &'static [$name] = &[$($name::$variant),+];
-
-            /// The word as it travels.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $word),+ }
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = String;
-            fn from_str(word: &str) -> Result<Self, String> {
-                match word {
-                    $($word => Ok($name::$variant),)+
-                    other => Err(format!(concat!("`{}` is not one of: ", $($word, " "),+), other)),
-                }
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = String;
-            fn try_from(word: String) -> Result<Self, String> { word.parse() }
-        }
-
-        impl From<$name> for String {
-            fn from(word: $name) -> String { word.as_str().to_owned() }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.as_str()) }
-        }
-    };
-}
+pub use crate::letters::{DeadLetter, DeadLetterAction, LetterAction, RecordHeader, Redrive};
+use crate::words::words;
 
 words! {
     /// The two lanes; one never waits behind the other.
@@ -146,6 +105,15 @@ pub struct Meta {
     pub reply_topic: Option<String>,
     /// The client's own labels.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Meta {
+    /// What a run that an operator asked for is claimed under, in the system tenant's name, so that of
+    /// several redrives one becomes this run; `None` for the first run.
+    #[must_use]
+    pub fn redrive_claim(&self) -> Option<String> {
+        (self.run > 0).then(|| format!("redrive {} {}", self.request_id, self.run))
+    }
 }
 
 /// Why a request ended without an answer, in OpenAI's terms.
@@ -516,51 +484,6 @@ pub struct Document {
     pub user: Option<String>,
     /// The client's own fields.
     pub metadata: BTreeMap<String, String>,
-}
-
-/// One header of a dead-lettered record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordHeader {
-    /// Name.
-    pub name: String,
-    /// Value.
-    #[serde(with = "apache_avro::serde::bytes_opt")]
-    pub value: Option<Vec<u8>>,
-}
-
-/// A record that can never succeed, with its original bytes and headers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadLetter {
-    /// Stage that gave it up.
-    pub stage: String,
-    /// Topic it was read from.
-    pub topic: String,
-    /// Generation of that topic.
-    pub generation: i32,
-    /// Partition.
-    pub partition: i32,
-    /// Offset.
-    pub offset: i64,
-    /// The record's own timestamp, milliseconds.
-    pub timestamp: i64,
-    /// Stable code.
-    pub code: String,
-    /// One sentence.
-    pub error: String,
-    /// Tenant, where one was proven.
-    pub tenant: Option<String>,
-    /// Id given to the failed outcome.
-    pub request_id: Option<String>,
-    /// Original key.
-    #[serde(with = "apache_avro::serde::bytes_opt")]
-    pub key: Option<Vec<u8>>,
-    /// Original value; `None` when beyond the dead-letter limit.
-    #[serde(with = "apache_avro::serde::bytes_opt")]
-    pub value: Option<Vec<u8>>,
-    /// Original headers, in order.
-    pub headers: Vec<RecordHeader>,
-    /// Microseconds since the epoch.
-    pub at: i64,
 }
 
 /// Stop this request.

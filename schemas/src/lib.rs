@@ -10,17 +10,21 @@ mod codec;
 pub mod events;
 mod ids;
 mod json;
+mod letters;
 mod signature;
 mod source;
 pub mod topics;
+mod words;
 
 pub use clock::{now_micros, now_millis};
 pub use codec::{ALL_EVENTS, Codec, CodecError, Event, EventSchema, RegistryAccess};
 pub use events::{
-    Call, CallKind, CallLine, Cancellation, Completion, DeadLetter, Document, Ended, EndedStatus, Fact, Lane, Meta,
-    Moderation, Outcome, OutcomeStatus, Prompt, RecordHeader, Request, StageTime,
+    Call, CallKind, CallLine, Cancellation, Completion, DeadLetter, DeadLetterAction, Document, Ended, EndedStatus,
+    Fact, Lane, LetterAction, Meta, Moderation, Outcome, OutcomeStatus, Prompt, RecordHeader, Redrive, Request,
+    StageTime,
 };
 pub use ids::{RequestId, body_hash, call_id, call_started_at, derived_uuid};
 pub use json::{JsonView, value_to_json};
+pub use letters::{REDRIVE_LETTERS, REDRIVE_OF};
 pub use signature::{SIGNATURE_HEADER, Signature, SignatureError, key_digest};
 pub use source::{Coordinates, SOURCE_HEADER, Source, SourceError};

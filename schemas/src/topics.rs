@@ -4,6 +4,8 @@ use crate::Lane;
 
 /// Work asked for.
 pub const REQUESTS: &str = "requests";
+/// Requests that run again at an operator's word.
+pub const REDRIVES: &str = "redrives";
 /// Exact provider requests.
 pub const PROMPTS: &str = "prompts";
 /// What the model said.
@@ -22,9 +24,17 @@ pub const DOCUMENTS: &str = "documents";
 pub const CANCELLATIONS: &str = "cancellations";
 /// Records that can never succeed.
 pub const DEAD_LETTERS: &str = "dead-letters";
+/// What operators did with them.
+pub const DEAD_LETTER_ACTIONS: &str = "dead-letter-actions";
 
 /// The topic of `base` in `lane`, e.g. `requests.batch`.
 #[must_use]
 pub fn of(base: &str, lane: Lane) -> String {
     format!("{base}.{lane}")
+}
+
+/// The lane of `topic` when it is one of the two topics of `base`.
+#[must_use]
+pub fn lane_of(base: &str, topic: &str) -> Option<Lane> {
+    topic.strip_prefix(base)?.strip_prefix('.')?.parse().ok()
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 use apache_avro::Schema;
 use apache_avro::schema_compatibility::SchemaCompatibility;
 use millrace_schemas::{
-    ALL_EVENTS, Call, CallKind, CallLine, Cancellation, Codec, Completion, DeadLetter, Document, Ended, Event, Fact,
-    Lane, Meta, Moderation, Outcome, OutcomeStatus, Prompt, RecordHeader, Request, StageTime,
+    ALL_EVENTS, Call, CallKind, CallLine, Cancellation, Codec, Completion, DeadLetter, DeadLetterAction, Document,
+    Ended, Event, Fact, Lane, LetterAction, Meta, Moderation, Outcome, OutcomeStatus, Prompt, RecordHeader, Redrive,
+    Request, StageTime,
 };
 use serde_json::Value;
 
@@ -299,5 +300,21 @@ async fn every_event_survives_and_the_clients_json_is_kept_byte_for_byte() {
     survives(&codec, letter).await;
     let cancellation = Cancellation { tenant: "t".into(), request_id: "r".into(), cancelled_at: 1 };
     survives(&codec, cancellation).await;
-    assert_eq!(ALL_EVENTS.len(), 9, "every event is in this test");
+    let redrive = Redrive {
+        run: 2,
+        letters: vec!["3/57".into(), "3/99".into()],
+        topic: "requests.batch".into(),
+        generation: 0,
+        partition: 3,
+        offset: 1,
+        timestamp: 2,
+        key: None,
+        value: body.to_vec(),
+        headers: vec![RecordHeader { name: "n".into(), value: Some(vec![0, 255]) }],
+        at: 3,
+    };
+    survives(&codec, redrive).await;
+    let action = DeadLetterAction { letter: "3/57".into(), action: LetterAction::Redriven, at: 1 };
+    survives(&codec, action).await;
+    assert_eq!(ALL_EVENTS.len(), 11, "every event is in this test");
 }

@@ -13,7 +13,7 @@ use millrace_tests::client;
 use rdkafka::message::Message;
 
 use super::storm::Storm;
-use crate::outcomes::{read_to_end, whole_topic};
+use crate::reading::{read_to_end, whole_topic};
 
 /// Rows asked for at once.
 const AT_ONCE: usize = 64;

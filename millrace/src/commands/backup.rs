@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use millrace_admission::SYSTEM_TENANT;
 use millrace_config::Config;
 use millrace_schemas::{Lane, Prompt, SOURCE_HEADER, Source, now_millis, topics};
 use millrace_storage::{Claim, Row, Storage};
@@ -15,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::cli::{BackupAction, BackupArgs};
-use crate::outcomes::{read_to_end, whole_topic};
 use crate::positions::{self, Position};
+use crate::reading::{read_to_end, whole_topic};
 use crate::topic_data;
 use crate::ui;
 use crate::wiring::connect_codec;
@@ -161,7 +162,7 @@ async fn import(storage: &Storage, dir: &Path, expected: u64) -> anyhow::Result<
     Ok(())
 }
 
-/// Idempotency keys that were claimed after the backup was taken: every prompt names the key that it
+/// Idempotency keys and redrives that were claimed after the backup was taken: every prompt names what it
 /// was written for, and the record that claimed it.
 async fn claim_again(config: &Config, storage: &Storage, saved: &[Position]) -> anyhow::Result<u64> {
     let codec = connect_codec(config).await?;
@@ -179,11 +180,14 @@ async fn claim_again(config: &Config, storage: &Storage, saved: &[Position]) -> 
         while let Some((bytes, source)) = receiver.recv().await {
             let prompt: Prompt = codec.decode(&bytes).await?;
             let meta = prompt.meta;
-            if let (Some(key), Some(body_hash)) = (&meta.idempotency_key, meta.body_hash) {
-                let claim = Claim { request_id: meta.request_id, coordinates: source.from.to_string(), body_hash };
-                storage.keys.claim(&meta.tenant, key, &claim).await?;
-                count += 1;
-            }
+            let (tenant, key, body_hash) = match (meta.redrive_claim(), &meta.idempotency_key, meta.body_hash) {
+                (Some(run), _, _) => (SYSTEM_TENANT, run, String::new()),
+                (None, Some(key), Some(hash)) => (meta.tenant.as_str(), key.clone(), hash),
+                (None, None, _) | (None, _, None) => continue,
+            };
+            let claim = Claim { request_id: meta.request_id, coordinates: source.from.to_string(), body_hash };
+            storage.keys.claim(tenant, &key, &claim).await?;
+            count += 1;
         }
         reading.await??;
     }

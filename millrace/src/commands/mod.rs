@@ -4,6 +4,7 @@ mod backup;
 mod completions;
 mod config;
 mod demo;
+mod dlq;
 mod doctor;
 mod publish;
 mod run;
@@ -36,6 +37,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             bail!("--format pretty is for people: leave it or --json away")
         }
         Command::Tap(args) => tap::run(args, tool_config(config.as_deref())?).await,
+        Command::Dlq(args) => dlq::run(args, tool_config(config.as_deref())?, json).await,
         Command::Topics(args) => topics::run(args, tool_config(config.as_deref())?, json).await,
         Command::Usage(args) => usage::run(args, tool_config(config.as_deref())?, json).await,
         Command::Config(args) => config::run(args, &tool_config(config.as_deref())?, json),

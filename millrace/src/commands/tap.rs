@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use crate::cli::{TapArgs, TapFormat};
-use crate::outcomes::{Next, next, read_to_end, whole_topic};
+use crate::reading::{Next, next, read_to_end, whole_topic};
 use crate::wiring::connect_codec;
 
 struct Tapped {

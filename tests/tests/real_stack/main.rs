@@ -4,6 +4,7 @@ mod backup;
 mod bad_input;
 mod cancel;
 mod clients;
+mod dlq;
 mod http;
 mod idempotency;
 mod knowledge;
@@ -33,6 +34,10 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     clients::readers_drop_copies(&stack, &pipeline).await?;
     knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;
     bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline).await?;
+    dlq::of_any_size(&stack, &pipeline).await?;
+    dlq::mended_and_run_again_once(&stack, &mut pipeline).await?;
+    dlq::from_the_request_of_what_an_inner_stage_gave_up(&stack, &mut pipeline).await?;
+    dlq::written_before_its_record_is_passed_over(&stack, &mut pipeline).await?;
     cancel::a_running_call_is_broken_off_and_on_the_bill(&pipeline).await?;
     idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
     usage_is_what_the_provider_counted(&pipeline).await?;

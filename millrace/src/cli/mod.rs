@@ -1,8 +1,12 @@
 //! What can be typed.
 
+mod dlq;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use dlq::{ChoiceArgs, DlqAction, DlqArgs, StateArg};
 
 use crate::services::Service;
 
@@ -49,6 +53,9 @@ pub enum Command {
     /// Print the records of a topic, decoded.
     #[command(after_help = "Example:\n  millrace tap outcomes.batch --format json --from-beginning --limit 10")]
     Tap(TapArgs),
+    /// Records that could not be worked off: look at them, run them again, or drop them.
+    #[command(after_help = "Example:\n  millrace dlq list --since 2h\n  millrace dlq redrive 3/57")]
+    Dlq(DlqArgs),
     /// Make the topics, or compare them with what they should be.
     #[command(after_help = "Example:\n  millrace topics plan")]
     Topics(TopicsArgs),
