@@ -248,10 +248,13 @@ impl Pipeline {
     }
 
     /// Asks a process to drain and does not wait: [`revive`](Self::revive) starts it again when it
-    /// has ended and [`restart_once_ended`](Self::restart_once_ended) was called.
+    /// has ended and [`restart_once_ended`](Self::restart_once_ended) was called. One that drains already
+    /// is left to it: a second signal would stop it at once.
     pub async fn drain(&mut self, name: &str) -> anyhow::Result<()> {
-        self.signal(name, "TERM").await?;
-        self.member(name)?.drains = true;
+        if !self.member(name)?.drains {
+            self.signal(name, "TERM").await?;
+            self.member(name)?.drains = true;
+        }
         Ok(())
     }
 
