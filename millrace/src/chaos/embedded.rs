@@ -59,7 +59,7 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
         eprintln!("killed");
         (process, _) = up.start().await?;
     }
-    let storm = Storm { accepted: publishing.await??, documents: Vec::new(), losses };
+    let storm = Storm { accepted: publishing.await??, losses, ..Storm::default() };
     eprintln!("the storm is over, waiting until the books close");
     let (process, evidence) = gather(&up, process, &provider, &storm).await?;
     let verdict = judge(&evidence, &storm);

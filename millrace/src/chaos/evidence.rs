@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
 use millrace_config::Config;
-use millrace_schemas::{Call, CallKind, Codec, Lane, Outcome, topics};
+use millrace_schemas::{Call, CallKind, Codec, DeadLetter, Lane, Outcome, topics};
 use millrace_simulated_provider::CallRecord;
 use millrace_storage::{LedgerTotals, Storage};
 use millrace_tests::client;
@@ -38,8 +38,8 @@ pub struct Topics {
     pub duplicates: u64,
     /// Calls by id.
     pub calls: HashMap<String, Told>,
-    /// Records in `dead-letters`.
-    pub dead_letters: u64,
+    /// What `dead-letters` holds: the request or, where there is none, the place of each record that was given up.
+    pub dead_letters: HashSet<String>,
 }
 
 /// What the store says.
@@ -120,7 +120,11 @@ impl Topics {
                 told.ended_at.get_or_insert(call.at);
             }
         }
-        topics.dead_letters = read(config, topics::DEAD_LETTERS.to_owned()).await?.len() as u64;
+        for (_, bytes) in read(config, topics::DEAD_LETTERS.to_owned()).await? {
+            let letter: DeadLetter = codec.decode(&bytes).await?;
+            let place = || format!("{}/{}/{}", letter.topic, letter.partition, letter.offset);
+            topics.dead_letters.insert(letter.request_id.clone().unwrap_or_else(place));
+        }
         Ok(topics)
     }
 }

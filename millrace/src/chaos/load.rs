@@ -62,6 +62,16 @@ impl Lanes {
         let body = |n: u32| question(&format!("Write a sentence about item {n}."), None).to_string().into_bytes();
         to.publish(numbers.map(body), || ()).await
     }
+
+    /// One request to each lane that names a model which nobody has.
+    async fn publish_bad(&self) -> anyhow::Result<Vec<String>> {
+        let body = json!({ "model": "nobody-has-it", "messages": [{ "role": "user", "content": "Who are you?" }] });
+        let mut ids = Vec::new();
+        for lane in [&self.interactive, &self.batch] {
+            ids.extend(lane.publish(std::iter::once(body.to_string().into_bytes()), || ()).await?);
+        }
+        Ok(ids)
+    }
 }
 
 /// Publishes evenly over `length`, to both lanes; every id that is returned was acknowledged.
@@ -89,6 +99,8 @@ pub struct Rate {
     pub documents: bool,
     /// Whether some requests are taken back while they run.
     pub cancels: bool,
+    /// Whether some requests over topics can never succeed.
+    pub bad: bool,
 }
 
 /// Requests that keep coming until they are [stopped](Load::stop).
@@ -102,6 +114,8 @@ pub struct Load {
 pub struct Given {
     /// Ids of the requests.
     pub requests: Vec<String>,
+    /// Of these, the ones that can never succeed.
+    pub bad: Vec<String>,
     /// Ids of the documents.
     pub documents: Vec<String>,
 }
@@ -112,7 +126,7 @@ impl Load {
         let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(over_topics(config, rate.per_second, stop.clone()));
+        tasks.spawn(over_topics(config, rate, stop.clone()));
         for number in 0..rate.clients {
             let asker = Asker { doors: pipeline.doors.clone(), number, rate };
             tasks.spawn(asker.run(stop.clone()));
@@ -137,20 +151,26 @@ impl Load {
         while let Some(ended) = self.tasks.join_next().await {
             let given = ended??;
             all.requests.extend(given.requests);
+            all.bad.extend(given.bad);
             all.documents.extend(given.documents);
         }
         Ok(all)
     }
 }
 
-async fn over_topics(config: Config, per_second: u32, stop: CancellationToken) -> anyhow::Result<Given> {
+async fn over_topics(config: Config, rate: Rate, stop: CancellationToken) -> anyhow::Result<Given> {
     let tenant = Tenant { id: TENANT.to_owned(), key: TENANT_KEY.to_owned() };
     let lanes = Lanes::open(&config, &tenant).await?;
-    let bundle = (per_second / 2).max(1);
+    let bundle = (rate.per_second / 2).max(1);
     let mut given = Given::default();
     let mut time = 0;
     while stop.run_until_cancelled(tokio::time::sleep(BUNDLE)).await.is_some() {
         given.requests.extend(lanes.publish(time, time * bundle..(time + 1) * bundle).await?);
+        if rate.bad {
+            let bad = lanes.publish_bad().await?;
+            given.requests.extend(bad.iter().cloned());
+            given.bad.extend(bad);
+        }
         time += 1;
     }
     Ok(given)

@@ -25,7 +25,7 @@ use super::verdict::{Verdict, judge};
 use crate::cli::ChaosArgs;
 
 /// Enough to reach each point a few times in each process.
-const RATE: Rate = Rate { per_second: 40, clients: 3, documents: true, cancels: true };
+const RATE: Rate = Rate { per_second: 40, clients: 3, documents: true, cancels: true, bad: true };
 /// How long the services may take to have reached all that they are known to do.
 const DISCOVERY: Duration = Duration::from_secs(90);
 /// How long an armed point may take to be reached, with the start of its process.
@@ -51,8 +51,8 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
     let stack = Stack::builder().start().await?;
     let env = [&ENV[..], &[(LOG, LOG_FILE)]].concat();
-    let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &env, bindings: false }).await?;
-    let mut storm = Storm { accepted: Vec::new(), documents: Vec::new(), losses: Vec::new() };
+    let mut pipeline = Pipeline::start(&stack, Setup { bindings: false, ..Setup::copies(COPIES).env(&env) }).await?;
+    let mut storm = Storm::default();
 
     let lost = json!({ "when": { "model": "sim-small", "every": ONE_LOST_IN, "first_attempts": 1 },
         "then": { "kind": "connection_reset" } });
@@ -66,7 +66,7 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     let mut not_reached = fire(&mut pipeline, &mut load, &mut lines, &mut storm).await?;
 
     let given = load.stop().await?;
-    (storm.accepted, storm.documents) = (given.requests, given.documents);
+    (storm.accepted, storm.bad, storm.documents) = (given.requests, given.bad, given.documents);
     pipeline.until_ready().await?;
     let mut verdict = judge(&gather(&pipeline, &storm).await?, &storm);
     not_reached.sort();

@@ -17,9 +17,12 @@ use super::script::{Action, Event, Target};
 use super::set_faults;
 
 /// What was done and accepted.
+#[derive(Default)]
 pub struct Storm {
     /// Ids of the requests that the broker acknowledged.
     pub accepted: Vec<String>,
+    /// Of these, the ones that can never succeed.
+    pub bad: Vec<String>,
     /// Ids of the documents that were accepted.
     pub documents: Vec<String>,
     /// When something happened that can lose calls, microseconds since the epoch.
@@ -77,7 +80,7 @@ pub async fn play(stack: &Stack, pipeline: &mut Pipeline, events: &[Event], requ
     }
     let accepted = publishing.await??;
     pipeline.until_ready().await?;
-    Ok(Storm { accepted, documents: Vec::new(), losses })
+    Ok(Storm { accepted, losses, ..Storm::default() })
 }
 
 /// The next start that ends; for ever pending when nothing starts.

@@ -23,7 +23,7 @@ pub struct Verdict {
     in_flight_at_kills: usize,
     entries_sum: i64,
     rollups_sum: i64,
-    dead_letters: u64,
+    dead_letters: usize,
     /// One line each.
     pub broken: Vec<String>,
 }
@@ -52,10 +52,11 @@ pub fn judge(evidence: &Evidence, storm: &Storm) -> Verdict {
         in_flight_at_kills: storm.losses.iter().map(in_flight).sum(),
         entries_sum: evidence.books.totals.entries_sum,
         rollups_sum: evidence.books.totals.rollups_sum,
-        dead_letters: evidence.topics.dead_letters,
+        dead_letters: evidence.topics.dead_letters.len(),
         broken: Vec::new(),
     };
     verdict.check(evidence, &accepted, &paid);
+    verdict.check_dead_letters(&evidence.topics.dead_letters, &storm.bad.iter().cloned().collect());
     let lost = storm.documents.iter().filter(|id| !evidence.documents.contains(*id)).count();
     if lost > 0 {
         verdict.broken.push(format!("{lost} of {} documents can not be found", storm.documents.len()));
@@ -108,8 +109,18 @@ impl Verdict {
         promise(self.entries_sum == self.rollups_sum, "entries and rollups differ".to_owned());
         let (twice, in_flight) = (self.paid_twice, self.in_flight_at_kills);
         promise(twice <= in_flight, format!("{twice} calls were paid twice, {in_flight} were in flight at kills"));
-        promise(self.dead_letters == 0, format!("{} dead letters for outages", self.dead_letters));
         self.broken = broken;
+    }
+
+    /// Exactly what can never succeed is a dead letter.
+    fn check_dead_letters(&mut self, found: &HashSet<String>, bad: &HashSet<String>) {
+        let (outages, missing) = (found.difference(bad).count(), bad.difference(found).count());
+        if outages > 0 {
+            self.broken.push(format!("{outages} dead letters for outages"));
+        }
+        if missing > 0 {
+            self.broken.push(format!("{missing} requests that can never succeed have no dead letter"));
+        }
     }
 
     /// One object.
