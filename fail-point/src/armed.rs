@@ -27,6 +27,7 @@ static ARMED: LazyLock<Option<Armed>> =
     LazyLock::new(|| std::env::var("MILLRACE_FAIL_POINT").ok().and_then(|text| parse(&text)));
 static LOG: LazyLock<Option<PathBuf>> =
     LazyLock::new(|| std::env::var_os("MILLRACE_FAIL_POINT_LOG").map(PathBuf::from));
+static OFF: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("MILLRACE_OFF").ok());
 static REACHED: AtomicU32 = AtomicU32::new(0);
 static LOGGED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 
@@ -39,6 +40,10 @@ fn parse(text: &str) -> Option<Armed> {
         _ => return None,
     };
     Some(Armed { action, time: parts.next()?.parse().ok()?, point: parts.next()?.to_owned() })
+}
+
+pub fn is_off(promise: &str) -> bool {
+    OFF.as_deref() == Some(promise)
 }
 
 pub fn reach(side: Side, effect: impl Fn() -> String) {

@@ -9,6 +9,7 @@
 //! MILLRACE_FAIL_POINT=kill:3:after produce prompts.batch    the third time it is reached
 //! MILLRACE_FAIL_POINT=freeze:1:before commit                SIGSTOP, until somebody sends SIGCONT
 //! MILLRACE_FAIL_POINT_LOG=points.txt                        each point that is reached, once
+//! MILLRACE_OFF=write-ahead                                  what this promise costs: `started` is not waited for
 //! ```
 
 #[cfg(feature = "armed")]
@@ -21,6 +22,19 @@ pub enum Side {
     Before,
     /// It has happened and is acknowledged.
     After,
+}
+
+/// Whether a promise is left out, to measure its price.
+#[inline]
+#[must_use]
+pub fn is_off(promise: &str) -> bool {
+    #[cfg(feature = "armed")]
+    return armed::is_off(promise);
+    #[cfg(not(feature = "armed"))]
+    return {
+        let _ = promise;
+        false
+    };
 }
 
 /// Passes a point. `effect` says what is done, such as `commit` or `produce calls`.

@@ -165,6 +165,7 @@ fn received(offset: i64, value: Vec<u8>, headers: &[(&str, &str)]) -> Received {
         headers: headers.iter().map(|(k, v)| ((*k).to_owned(), Some(v.as_bytes().to_vec()))).collect(),
         source: None,
         assignment: CancellationToken::new(),
+        lease: millrace_stage::core::Lease::unlimited(),
     }
 }
 

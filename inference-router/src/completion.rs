@@ -138,6 +138,7 @@ pub(crate) mod tests {
             source: None,
             as_source: Source { from: at, window: 1_024, epoch: 3 },
             assignment: tokio_util::sync::CancellationToken::new(),
+            lease: millrace_stage::core::Lease::unlimited(),
         }
     }
 

@@ -330,23 +330,28 @@ async fn commit_start(config: &Config, topic: &str, group: &str, partitions: Vec
     let consumer = group_consumer(config, group)?;
     let (topic, group) = (topic.to_owned(), group.to_owned());
     tokio::task::spawn_blocking(move || {
-        let mut list = TopicPartitionList::new();
+        let (mut list, mut is_empty) = (TopicPartitionList::new(), true);
         for partition in partitions {
             // A new topic's leader may not be known for a moment.
             let mut tries = 0;
-            let low = loop {
+            let (low, end) = loop {
                 match consumer.fetch_watermarks(&topic, partition, ANSWER) {
-                    Ok((low, _)) => break low,
+                    Ok(bounds) => break bounds,
                     Err(error) if tries >= 50 => return Err(error.into()),
                     Err(_) => std::thread::sleep(Duration::from_millis(100)),
                 }
                 tries += 1;
             };
+            is_empty &= (low, end) == (0, 0);
             list.add_partition_offset(&topic, partition, Offset::Offset(low))?;
         }
-        consumer
-            .commit(&list, CommitMode::Sync)
-            .with_context(|| format!("group `{group}` could not be committed on `{topic}`: stop its members first"))
+        match consumer.commit(&list, CommitMode::Sync) {
+            // A running group takes over a topic that nothing was ever written to by itself.
+            Err(error) if is_empty && error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownMemberId) => Ok(()),
+            committed => committed.with_context(|| {
+                format!("group `{group}` could not be committed on `{topic}`: stop its members first")
+            }),
+        }
     })
     .await?
 }

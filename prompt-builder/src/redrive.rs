@@ -25,5 +25,6 @@ pub(crate) fn original(record: &Received, redrive: Redrive) -> Received {
         source: None,
         as_source: record.as_source.clone(),
         assignment: record.assignment.clone(),
+        lease: record.lease.clone(),
     }
 }

@@ -13,8 +13,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use millrace_fail_point as fail_point;
 use millrace_pricing::{Amount, PriceTable, PricingError};
 use millrace_schemas::{
     Call, CallKind, CallLine, Codec, CodecError, Meta, SOURCE_HEADER, call_id, call_started_at, now_micros, topics,
@@ -202,8 +204,15 @@ impl<L: CallLog> Ledgered<L> {
         operation: &str,
         bounds: Bounds,
     ) -> Result<StartedCall, LedgerError> {
+        // Before, so that a process that was frozen announces nothing; and after, when it was frozen meanwhile.
+        record.may_pay().await;
         let call = started_call(call_id(), who, target, operation, bounds, &self.prices)?;
-        self.log.append(record, &call).await?;
+        if fail_point::is_off("write-ahead") {
+            begin(self.log.append(record, &call)).await;
+        } else {
+            self.log.append(record, &call).await?;
+        }
+        record.may_pay().await;
         Ok(StartedCall { call, alias: target.alias.clone() })
     }
 
@@ -284,6 +293,16 @@ impl<L: CallLog> Ledgered<L> {
     pub async fn finished(&self, record: &Received, who: &Who, line: &CallLine) -> Result<(), LedgerError> {
         self.log.append(record, &finished_from_line(who, line, now_micros())).await
     }
+}
+
+/// Lets a record be sent and does not wait for it.
+async fn begin(sending: impl Future<Output = Result<(), LedgerError>>) {
+    let mut sending = std::pin::pin!(sending);
+    std::future::poll_fn(|context| {
+        let _not_waited_for = sending.as_mut().poll(context);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// The entry that announces a call.

@@ -13,6 +13,7 @@ use millrace_provider::{
 };
 use millrace_schemas::{Call, CallKind, Coordinates, Source, call_started_at};
 use millrace_stage::Received;
+use millrace_stage::core::{Lease, Moment};
 
 const PRICES: &str = r#"
 version = "test-1"
@@ -82,6 +83,7 @@ fn setup() -> Setup {
             source: None,
             as_source: Source { from, window: 1_024, epoch: 1 },
             assignment: tokio_util::sync::CancellationToken::new(),
+            lease: millrace_stage::core::Lease::unlimited(),
         },
     }
 }
@@ -113,6 +115,21 @@ async fn a_call_is_announced_with_what_it_may_cost_and_until_when() {
     assert_eq!((started.price_version.as_str(), started.currency.as_str()), ("test-1", "USD"));
     assert_eq!((started.request_id.as_str(), started.run, started.lane.as_str()), ("req_1", 2, "batch"));
     assert_eq!((started.cost_nanos, started.http_status), (0, None));
+}
+
+#[tokio::test]
+async fn a_process_that_was_frozen_announces_nothing_before_it_is_sure_again() {
+    let mut setup = setup();
+    let lease = Lease::new(Duration::from_secs(3), Moment::now());
+    setup.record.lease = lease.clone();
+    let gap = Moment { steady: Moment::now().steady + 9_000_000, wall: Moment::now().wall };
+    lease.beat(gap);
+    lease.beat(Moment::now());
+    let in_doubt = tokio::time::timeout(Duration::from_millis(100), start(&setup)).await;
+    assert!(in_doubt.is_err() && setup.log.0.lock().unwrap().is_empty());
+    lease.confirm(lease.doubts());
+    start(&setup).await;
+    assert_eq!(setup.log.0.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -6,6 +6,11 @@ use std::time::Duration;
 use millrace_schemas::{Coordinates, Source};
 use tokio_util::sync::CancellationToken;
 
+use crate::core::{Lease, Moment};
+
+/// Between two looks at a lease that does not hold.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// A record as it was read.
 #[derive(Debug, Clone)]
 pub struct Received {
@@ -25,6 +30,8 @@ pub struct Received {
     pub as_source: Source,
     /// Cancelled when the partition was taken away: paid work must not begin any more.
     pub assignment: CancellationToken,
+    /// Whether this process may still begin paid work, as far as it knows.
+    pub lease: Lease,
 }
 
 impl Received {
@@ -33,6 +40,14 @@ impl Received {
     pub fn size(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len));
         self.value.len() + self.key.as_ref().map_or(0, Vec::len) + headers.sum::<usize>()
+    }
+
+    /// Waits until paid work may begin on this record. After a gap in the life of this process that takes
+    /// an acknowledged commit; when its partition has moved, its work is called off meanwhile.
+    pub async fn may_pay(&self) {
+        while !self.lease.holds(Moment::now()) {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// The last header of this name, as text.

@@ -59,13 +59,21 @@ pub struct Setup<'a> {
     /// Whether a customer has topics of its own. A group that reads several topics may give all of one to
     /// one process.
     pub bindings: bool,
+    /// Another `millrace` than the one under test, for every process until [`Pipeline::upgrade`].
+    pub binary: Option<&'a Path>,
 }
 
-impl Setup<'_> {
+impl<'a> Setup<'a> {
     /// So many processes of every service, and every other setting at its default.
     #[must_use]
     pub fn copies(copies: usize) -> Self {
-        Self { copies, env: &[], bindings: true }
+        Self { copies, env: &[], bindings: true, binary: None }
+    }
+
+    /// With this environment.
+    #[must_use]
+    pub fn env(self, env: &'a [(&'a str, &'a str)]) -> Self {
+        Self { env, ..self }
     }
 }
 
@@ -76,6 +84,8 @@ struct Member {
     env: Vec<(String, String)>,
     log: PathBuf,
     ready: String,
+    /// The `millrace` that it runs.
+    binary: PathBuf,
     process: Option<Process>,
     /// It was asked to drain.
     drains: bool,
@@ -88,7 +98,7 @@ impl Member {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let mut all = self.env.clone();
         all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        self.process = Some(Process::start_with(&self.name, &args, &all, self.log.clone())?);
+        self.process = Some(Process::start_binary(&self.binary, &self.name, &args, &all, self.log.clone())?);
         (self.drains, self.returns) = (false, false);
         Ok(())
     }
@@ -140,9 +150,10 @@ impl Pipeline {
         }
         std::fs::write(&config, settings)?;
         let file = text(&config)?;
-        run(millrace()?, &["storage", "migrate", "--config", file]).await?;
-        run(millrace()?, &["topics", "apply", "--config", file]).await?;
-        run(millrace()?, &["topics", "check", "--config", file]).await?;
+        let binary = setup.binary.map_or_else(millrace, |binary| Ok(binary.to_owned()))?;
+        for tool in [["storage", "migrate"], ["topics", "apply"], ["topics", "check"]] {
+            run(binary.clone(), &[&tool[..], &["--config", file]].concat()).await?;
+        }
 
         let mut pipeline = Self {
             http: String::new(),
@@ -182,6 +193,7 @@ impl Pipeline {
                     env: environment(setup.env, text(&logs)?, &name),
                     log: logs.join(format!("{name}.log")),
                     ready: format!("http://127.0.0.1:{metrics}/ready"),
+                    binary: setup.binary.map_or_else(millrace, |binary| Ok(binary.to_owned()))?,
                     process: None,
                     drains: false,
                     returns: false,
@@ -304,6 +316,12 @@ impl Pipeline {
     /// [`restart`](Self::restart) with more environment variables, this time.
     pub fn restart_with(&mut self, name: &str, env: &[(&str, &str)]) -> anyhow::Result<()> {
         self.member(name)?.start(env)
+    }
+
+    /// From its next start on one process runs this `millrace`, or the one under test.
+    pub fn upgrade(&mut self, name: &str, binary: Option<&Path>) -> anyhow::Result<()> {
+        self.member(name)?.binary = binary.map_or_else(millrace, |binary| Ok(binary.to_owned()))?;
+        Ok(())
     }
 
     /// Drains one process; it stays down until [`restart`](Self::restart).

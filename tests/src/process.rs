@@ -1,7 +1,7 @@
 //! Processes of ours, ended by pid.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -60,8 +60,19 @@ impl Process {
 
     /// [`start`](Self::start) with more environment variables.
     pub fn start_with(name: &str, args: &[&str], env: &[(String, String)], log: PathBuf) -> anyhow::Result<Self> {
+        Self::start_binary(&millrace()?, name, args, env, log)
+    }
+
+    /// [`start_with`](Self::start_with) of another `millrace` than the one under test.
+    pub fn start_binary(
+        binary: &Path,
+        name: &str,
+        args: &[&str],
+        env: &[(String, String)],
+        log: PathBuf,
+    ) -> anyhow::Result<Self> {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        let child = Command::new(millrace()?)
+        let child = Command::new(binary)
             .args(args)
             .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

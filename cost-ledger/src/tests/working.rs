@@ -132,6 +132,7 @@ impl Bench {
             headers: Vec::new(),
             source: None,
             assignment: self.token.clone(),
+            lease: millrace_stage::core::Lease::unlimited(),
         };
         assert!(self.jobs.send(TestJob { record, fates: Arc::clone(&self.fates) }).is_ok(), "the worker has ended");
     }

@@ -1,7 +1,9 @@
-//! `millrace bench`: the pipeline beside a raw relay of the same hops, interleaved in one run on the
-//! same real Kafka and Cassandra.
+//! `millrace bench`: the pipeline beside a raw relay of the same hops, or beside itself with a promise left
+//! out, interleaved in one run on the same real Kafka and Cassandra; and how soon it flows again after a kill.
 
 mod pipeline;
+mod price;
+mod recovery;
 mod relay;
 mod usage;
 
@@ -78,6 +80,20 @@ impl Target {
 
 /// Starts the real parts, measures, shows.
 pub async fn run(args: &BenchArgs, json: bool) -> anyhow::Result<()> {
+    let rows = match args.question {
+        BenchQuestion::Relay | BenchQuestion::Pipeline => beside_the_relay(args).await?,
+        BenchQuestion::Price => price::run(args).await?,
+        BenchQuestion::Recovery => recovery::run(args).await?,
+    };
+    if json {
+        println!("{}", serde_json::to_string(&rows)?);
+    } else {
+        show(&rows);
+    }
+    Ok(())
+}
+
+async fn beside_the_relay(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     let requests = if args.quick { args.requests.min(2000) } else { args.requests };
     let runs = if args.quick { 1 } else { args.runs.max(1) };
     eprintln!("starting Kafka, Cassandra and the registry …");
@@ -104,12 +120,7 @@ pub async fn run(args: &BenchArgs, json: bool) -> anyhow::Result<()> {
         pipeline.stop().await?;
     }
     stack.stop().await?;
-    if json {
-        println!("{}", serde_json::to_string(&rows)?);
-    } else {
-        show(&rows);
-    }
-    Ok(())
+    Ok(rows)
 }
 
 /// The peer's name in every row.
@@ -170,7 +181,7 @@ fn show(rows: &[Row]) {
             row.question.clone(),
             format!("{:.1}", row.ours),
             format!("{:.1}", row.spread),
-            row.peer.map(|peer| format!("{peer:.1} ({PEER})")).unwrap_or_default(),
+            row.peer.zip(row.peer_name).map(|(peer, name)| format!("{peer:.1} ({name})")).unwrap_or_default(),
             row.ratio.map(|ratio| format!("{ratio:.3}")).unwrap_or_default(),
             row.target.zip(row.target_is).map(|(target, is)| format!("{is} {target}")).unwrap_or_default(),
             row.met.map(|met| if met { "yes" } else { "no" }).unwrap_or_default().to_owned(),

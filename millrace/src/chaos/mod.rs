@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_secs(3);
 pub async fn run(args: &ChaosArgs, json: bool) -> anyhow::Result<()> {
     let verdict = match args.stack {
         ChaosStack::Real if args.points => points::run(args).await?,
-        ChaosStack::Real if args.rolling => rolling::run().await?,
+        ChaosStack::Real if args.rolling => rolling::run(args.from.as_deref()).await?,
         ChaosStack::Real => real::run(args).await?,
         ChaosStack::Embedded => embedded::run(args).await?,
     };

@@ -29,7 +29,7 @@ pub const ENV: [(&str, &str); 3] = [
 pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
     let stack = Stack::builder().brokers(args.brokers).start().await?;
-    let mut pipeline = Pipeline::start(&stack, Setup { copies: COPIES, env: &ENV, bindings: true }).await?;
+    let mut pipeline = Pipeline::start(&stack, Setup::copies(COPIES).env(&ENV)).await?;
     spoil(&pipeline.provider, args.seed).await?;
 
     let events = script::write(args.seed, args.kills, &pipeline.names(), args.brokers);

@@ -338,6 +338,10 @@ pub enum BenchQuestion {
     Relay,
     /// The whole arrow beside the raw relay.
     Pipeline,
+    /// The whole arrow beside itself: `started` not waited for, and larger windows.
+    Price,
+    /// How soon everything flows again after a SIGKILL of each service.
+    Recovery,
 }
 
 /// `millrace chaos`
@@ -364,6 +368,10 @@ pub struct ChaosArgs {
     /// calls are slow. No call may be paid twice, and none may stay unconfirmed.
     #[arg(long, conflicts_with_all = ["requests", "kills", "points", "stack"])]
     pub rolling: bool,
+    /// Begin with this `millrace` of an earlier release in every process, and replace it by this one; at the
+    /// end one process of every service goes back.
+    #[arg(long, requires = "rolling", value_name = "BINARY")]
+    pub from: Option<PathBuf>,
     /// Kafka brokers: 1, or 3, of which one at a time is killed or frozen.
     #[arg(long, default_value_t = 1, value_parser = brokers)]
     pub brokers: usize,

@@ -47,13 +47,23 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         #[cfg(feature = "harness")]
         Command::Bench(args) => {
             quiet_logs()?;
-            crate::bench::run(&args, json).await
+            interruptible(crate::bench::run(&args, json)).await
         }
         #[cfg(feature = "harness")]
         Command::Chaos(args) => {
             quiet_logs()?;
-            crate::chaos::run(&args, json).await
+            interruptible(crate::chaos::run(&args, json)).await
         }
+    }
+}
+
+/// Work that starts servers: dropped when a signal comes, which ends them.
+#[cfg(feature = "harness")]
+async fn interruptible(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let shutdown = millrace_telemetry::shutdown_signal()?;
+    match shutdown.run_until_cancelled(work).await {
+        Some(result) => result,
+        None => bail!("interrupted; what was started is ended"),
     }
 }
 

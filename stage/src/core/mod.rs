@@ -3,10 +3,12 @@
 
 mod backoff;
 mod duplicates;
+mod lease;
 mod readback;
 mod tracker;
 
 pub use backoff::{Backoff, jitter};
 pub use duplicates::{DuplicateWindow, Duplicates, Seen};
+pub use lease::{Lease, Moment};
 pub use readback::{Sourced, derived_from, read_back, set_back, worked_off};
 pub use tracker::{Limits, Partition, Refused, Room, Ticket, Tracker};

@@ -199,6 +199,12 @@ impl Tracker {
             .collect()
     }
 
+    /// What the broker knows, once more, with its epochs.
+    #[must_use]
+    pub fn committed_heads(&self) -> Vec<(Partition, u64, i64)> {
+        self.partitions.iter().map(|(p, a)| (p.clone(), a.epoch, a.committed)).collect()
+    }
+
     /// True when a partition could commit half of its window: waiting longer would stop it from taking.
     #[must_use]
     pub fn commit_is_urgent(&self) -> bool {

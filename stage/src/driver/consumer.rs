@@ -14,13 +14,13 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
-use super::committer::{Answer, Committer};
+use super::committer::{Answer, Committer, Head};
 use super::context::Notes;
 use super::handler::{Delivery, Handler, Settled};
 use super::readiness::{Known, readiness};
-use super::restore::{Restored, Restorer};
+use super::restore::{Restorer, Told};
 use super::run::{DriverError, Ready};
-use crate::core::{Duplicates, Partition, Refused, Room, Seen, Ticket, Tracker};
+use crate::core::{Duplicates, Lease, Moment, Partition, Refused, Room, Seen, Ticket, Tracker};
 use crate::{Received, StageMetrics};
 
 /// Longest sleep in `poll` with nothing to do.
@@ -120,7 +120,7 @@ pub struct PollLoop<H> {
     pub shared: Arc<Shared>,
     pub handler: Arc<H>,
     pub restorer: Restorer<H>,
-    pub restored: Receiver<Result<Restored, DriverError>>,
+    pub restored: Receiver<Result<Told, DriverError>>,
     pub names: Names,
     pub window: u32,
     pub drop_duplicates: bool,
@@ -128,6 +128,7 @@ pub struct PollLoop<H> {
     pub drain: Duration,
     pub shutdown: CancellationToken,
     pub ready: Ready,
+    pub lease: Lease,
     pub state: State,
 }
 
@@ -171,6 +172,10 @@ pub struct State {
     pub joined: bool,
     told: Option<(bool, &'static str)>,
     pub asked_why: bool,
+    /// When a partition was last taken over that had no position: the client complains of it once.
+    pub last_new: Option<Instant>,
+    /// Gaps in the life of this process when the commit that is under way was sent.
+    doubts_at_commit: u64,
 }
 
 impl<H: Handler> PollLoop<H> {
@@ -200,6 +205,7 @@ impl<H: Handler> PollLoop<H> {
                 closing = Some(Instant::now() + self.drain);
                 self.stop_taking();
             }
+            self.lease.beat(Moment::now());
             self.read_notes()?;
             self.take_over_restored()?;
             self.finish_giving_up();
@@ -300,6 +306,7 @@ impl<H: Handler> PollLoop<H> {
             headers,
             source,
             assignment: active.token.clone(),
+            lease: self.lease.clone(),
         };
         let bytes = record.size() + 512;
         Some((partition, Stashed { record, bytes }))
@@ -387,17 +394,27 @@ impl<H: Handler> PollLoop<H> {
         if self.committer.busy() || !(rested || self.shared.tracker().commit_is_urgent()) {
             return;
         }
-        let heads = self.shared.tracker().uncommitted();
+        let mut heads = self.shared.tracker().uncommitted();
+        if heads.is_empty() && self.lease.is_doubted() {
+            // The same positions once more: who was given up meanwhile is refused.
+            heads = self.shared.tracker().committed_heads();
+        }
         if !heads.is_empty() {
             self.state.last_commit = Some(Instant::now());
-            let offsets = self.offsets(&heads);
-            self.committer.commit(heads, offsets);
+            self.commit(heads);
         }
+    }
+
+    fn commit(&mut self, heads: Vec<Head>) {
+        let offsets = self.offsets(&heads);
+        self.state.doubts_at_commit = self.lease.doubts();
+        self.committer.commit(heads, offsets);
     }
 
     fn on_committed(&mut self, answer: Answer) {
         match answer.result {
             Ok(()) => {
+                self.lease.confirm(self.state.doubts_at_commit);
                 let mut tracker = self.shared.tracker();
                 answer
                     .heads
@@ -417,8 +434,16 @@ impl<H: Handler> PollLoop<H> {
         let heads: Vec<_> =
             self.shared.tracker().uncommitted().into_iter().filter(|(p, _, _)| wanted.contains(p)).collect();
         if !heads.is_empty() {
-            let offsets = self.offsets(&heads);
-            self.committer.commit(heads, offsets);
+            self.commit(heads);
+            self.await_commit();
+        }
+    }
+
+    /// Commits where a partition begins that had no position, before anything is read from it: a missing
+    /// position in a log that is not empty needs an operator.
+    pub fn commit_first(&mut self, head: Head) {
+        if self.await_commit() {
+            self.commit(vec![head]);
             self.await_commit();
         }
     }

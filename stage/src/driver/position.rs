@@ -1,5 +1,6 @@
 //! Whether a group's position makes sense in the log that is there; if not, a sentence that says what to do.
-//! Nothing is guessed: a guess would either skip records or pay for them again.
+//! Nothing is guessed: a guess would either skip records or pay for them again. Only where nothing was ever
+//! written there is nothing to guess: a release may bring a topic that a running group reads from then on.
 
 /// A group's position in one partition.
 pub struct Place<'a> {
@@ -25,6 +26,7 @@ pub fn position(place: &Place<'_>, committed: Option<i64>, (low, end): (i64, i64
     let reset =
         format!("kafka-consumer-groups.sh --group {group} --topic {topic}:{partition} --execute --reset-offsets");
     match committed {
+        None if (low, end) == (0, 0) => Ok(0),
         None => Err(format!(
             "{place} has no committed offset: a new installation needs `millrace topics apply`; if records were worked \
              off already, put the position back that it had: `{reset} --to-offset <offset>` (the log holds {low} to {end})"
@@ -66,7 +68,9 @@ mod tests {
         check(Some(5), (5, 9), Ok(5));
         check(Some(9), (5, 9), Ok(9));
         check(Some(0), (0, 0), Ok(0));
-        check(None, (0, 0), Err(&["millrace topics apply", "--to-offset"]));
+        check(None, (0, 0), Ok(0));
+        check(None, (0, 1), Err(&["millrace topics apply", "--to-offset"]));
+        check(None, (7, 7), Err(&["millrace topics apply", "--to-offset"]));
         check(Some(10), (5, 9), Err(&["beyond the end of the log at 9", "kafka.generation", "--delete-offsets"]));
         check(Some(4), (5, 9), Err(&["begins at 5", "--to-earliest"]));
     }

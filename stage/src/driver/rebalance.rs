@@ -2,7 +2,7 @@
 //! drained before the last.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
@@ -12,8 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::consumer::{Active, GivingUp, PollLoop};
 use super::context::Note;
 use super::handler::Handler;
+use super::restore::Told;
 use super::run::DriverError;
 use crate::core::Partition;
+
+/// How long the client may go on complaining of a partition that had no position.
+const COMPLAINS_WITHIN: Duration = Duration::from_secs(60);
 
 impl<H: Handler> PollLoop<H> {
     pub(super) fn read_notes(&mut self) -> Result<(), DriverError> {
@@ -48,7 +52,17 @@ impl<H: Handler> PollLoop<H> {
 
     pub(super) fn take_over_restored(&mut self) -> Result<(), DriverError> {
         while let Ok(restored) = self.restored.try_recv() {
-            let restored = restored?;
+            let restored = match restored? {
+                Told::Restored(restored) => restored,
+                Told::New => {
+                    self.state.asked_why = false;
+                    continue;
+                }
+                Told::Unexplained(error) => {
+                    self.unexplained(&error)?;
+                    continue;
+                }
+            };
             let key = restored.partition.clone();
             // A token that was cancelled meanwhile belongs to an assignment that is gone.
             if self.state.restoring.get(&key).is_none_or(CancellationToken::is_cancelled)
@@ -68,7 +82,11 @@ impl<H: Handler> PollLoop<H> {
                 stash: None,
                 seek: true,
             };
-            self.state.active.insert(key, active);
+            self.state.active.insert(key.clone(), active);
+            if restored.is_new {
+                self.state.last_new = Some(Instant::now());
+                self.commit_first((key, epoch, restored.committed));
+            }
         }
         Ok(())
     }
@@ -80,6 +98,18 @@ impl<H: Handler> PollLoop<H> {
             let partitions = self.state.restoring.keys().chain(self.state.active.keys()).cloned().collect();
             self.restorer.explain(partitions, error.to_string());
         }
+    }
+
+    /// The client misses a position, and by now every one makes sense: it was that of a new partition, or
+    /// records are gone that were there.
+    fn unexplained(&mut self, error: &str) -> Result<(), DriverError> {
+        self.state.asked_why = false;
+        if self.state.last_new.is_some_and(|at| at.elapsed() < COMPLAINS_WITHIN) {
+            return Ok(());
+        }
+        Err(DriverError::NoCommit(format!(
+            "records that were read are not in the log any more ({error}): was a topic made anew?"
+        )))
     }
 
     fn on_revoked(&mut self, partitions: TopicPartitionList, lost: bool) {

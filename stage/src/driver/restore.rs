@@ -23,7 +23,9 @@ use super::handler::{Assignment, Handler};
 use super::kafka::consumer_config;
 use super::position::{Place, position};
 use super::run::{DriverError, DriverSpec};
-use crate::core::{Backoff, Duplicates, Partition, Sourced, derived_from, jitter, read_back, set_back, worked_off};
+use crate::core::{
+    Backoff, Duplicates, Lease, Partition, Sourced, derived_from, jitter, read_back, set_back, worked_off,
+};
 use crate::{Received, StageError};
 
 const NO_PROGRESS: Duration = Duration::from_secs(30);
@@ -39,8 +41,20 @@ pub struct Restored {
     pub partition: Partition,
     pub token: CancellationToken,
     pub committed: i64,
+    /// The group had no position, and nothing was ever written: this one is still to be committed.
+    pub is_new: bool,
     pub duplicates: Duplicates,
     pub done: HashMap<i64, Option<String>>,
+}
+
+/// What the poll loop is told.
+pub enum Told {
+    /// A partition's state is rebuilt.
+    Restored(Restored),
+    /// The client missed the position of a new partition, which gets one when its state is rebuilt.
+    New,
+    /// The client missed a position, and all of them are there.
+    Unexplained(String),
 }
 
 /// Restores partitions in the background.
@@ -49,12 +63,13 @@ pub struct Restorer<H> {
     pub kafka: KafkaConfig,
     pub config: StageConfig,
     pub handler: Arc<H>,
-    pub results: Sender<Result<Restored, DriverError>>,
+    pub results: Sender<Result<Told, DriverError>>,
     pub runtime: tokio::runtime::Handle,
 }
 
 struct Found {
     committed: i64,
+    is_new: bool,
     end: i64,
     duplicates: Duplicates,
     outputs: Vec<Received>,
@@ -88,7 +103,7 @@ impl<H: Handler> Restorer<H> {
                     async move {
                         if let Some(restored) = task.until_restored(&partition, &token).await {
                             // The poll loop is gone when the stage has ended: nobody waits.
-                            let _gone = results.send(restored);
+                            let _gone = results.send(restored.map(Told::Restored));
                         }
                     }
                 })
@@ -98,20 +113,26 @@ impl<H: Handler> Restorer<H> {
 }
 
 impl<H: Handler> Restorer<H> {
-    /// Reports which of these positions makes no sense, or, when all do, only `error`.
+    /// Reports which of these positions makes no sense; when all do, only `error`.
     pub fn explain(&self, partitions: Vec<Partition>, error: String) {
         let scan = Scan { spec: Arc::clone(&self.spec), kafka: self.kafka.clone(), config: self.config.clone() };
         let results = self.results.clone();
         self.runtime.spawn_blocking(move || {
-            let sentence = |partition| match scan.begin(partition) {
-                Err(ScanError::Operator(sentence)) => Some(sentence),
-                Err(ScanError::Outage(_)) | Ok(_) => None,
+            let (mut why, mut any_new) = (None, false);
+            for partition in &partitions {
+                match scan.begin(partition) {
+                    Err(ScanError::Operator(sentence)) => why = why.or(Some(sentence)),
+                    Ok(begin) => any_new |= begin.is_new,
+                    Err(ScanError::Outage(_)) => {}
+                }
+            }
+            let answer = match why {
+                Some(why) => Err(DriverError::NoCommit(why)),
+                None if any_new => Ok(Told::New),
+                None => Ok(Told::Unexplained(error)),
             };
-            let why = partitions.iter().find_map(sentence).unwrap_or_else(|| {
-                format!("records that were read are not in the log any more ({error}): was a topic made anew?")
-            });
             // The poll loop is gone when the stage has ended: nobody waits.
-            let _gone = results.send(Err(DriverError::NoCommit(why)));
+            let _gone = results.send(answer);
         });
     }
 }
@@ -175,6 +196,7 @@ impl<H: Handler> Task<H> {
             partition: partition.clone(),
             token: token.clone(),
             committed: found.committed,
+            is_new: found.is_new,
             duplicates: found.duplicates,
             done,
         })
@@ -200,6 +222,7 @@ struct Begin {
     topic: String,
     low: i64,
     committed: i64,
+    is_new: bool,
     end: i64,
 }
 
@@ -214,13 +237,14 @@ impl Scan {
         let (low, end) = consumer.fetch_watermarks(&topic, partition.number, ANSWER)?;
         let committed = committed(&consumer, &topic, partition.number)?;
         let place = Place { group: &group, topic: &topic, partition: partition.number };
+        let is_new = committed.is_none();
         let committed = position(&place, committed, (low, end)).map_err(ScanError::Operator)?;
-        Ok(Begin { consumer, topic, low, committed, end })
+        Ok(Begin { consumer, topic, low, committed, is_new, end })
     }
 
     fn find(&self, partition: &Partition) -> Result<Found, ScanError> {
-        let Begin { consumer, topic, low, committed, end } = self.begin(partition)?;
-        let mut found = Found { committed, end, duplicates: Duplicates::default(), outputs: Vec::new() };
+        let Begin { consumer, topic, low, committed, is_new, end } = self.begin(partition)?;
+        let mut found = Found { committed, is_new, end, duplicates: Duplicates::default(), outputs: Vec::new() };
         if self.spec.drop_duplicates {
             let sources =
                 read_tail(&consumer, &topic, partition.number, (low, committed), self.config.window, |message| {
@@ -380,5 +404,6 @@ fn copy(message: &BorrowedMessage<'_>, topic: &str, generation: u32, source: &So
         source: Some(source.clone()),
         as_source: source.clone(),
         assignment: CancellationToken::new(),
+        lease: Lease::unlimited(),
     }
 }

@@ -17,7 +17,7 @@ use super::handler::{Handler, StageHandler};
 use super::kafka::consumer_config;
 use super::producer::Producer;
 use super::restore::Restorer;
-use crate::core::{Limits, Tracker};
+use crate::core::{Lease, Limits, Moment, Tracker};
 use crate::{Stage, StageMetrics};
 
 /// Called with whether the loop is able to work, and a word why.
@@ -151,6 +151,8 @@ pub async fn run_handler<H: Handler>(spec: DriverSpec, env: &StageEnv, handler: 
         drain: Duration::from_millis(env.stage.drain_ms),
         shutdown: env.shutdown.clone(),
         ready: Arc::clone(&env.ready),
+        // The broker gives a silent member up after a session; half of it is safe to be silent for.
+        lease: Lease::new(Duration::from_millis(env.stage.session_timeout_ms / 2), Moment::now()),
         state: State::default(),
     };
     let (ended, end) = tokio::sync::oneshot::channel();

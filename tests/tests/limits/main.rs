@@ -24,7 +24,7 @@ const ENV: [(&str, &str); 7] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn at_its_limits_it_sheds_and_refuses_and_loses_nothing() -> anyhow::Result<()> {
     let stack = Stack::builder().start().await?;
-    let mut pipeline = Pipeline::start(&stack, Setup { copies: 2, env: &ENV, bindings: true }).await?;
+    let mut pipeline = Pipeline::start(&stack, Setup::copies(2).env(&ENV)).await?;
     overload::ten_times_the_capacity(&stack, &mut pipeline).await?;
     refusals::a_missing_commit(&stack, &mut pipeline).await?;
     refusals::a_commit_beyond_the_end(&stack, &mut pipeline).await?;
