@@ -53,7 +53,7 @@ impl Default for KafkaConfig {
 /// The topics whose records keep their partition number from hop to hop, as written before a lane.
 const STAYING: [&str; 5] = ["requests", "redrives", "prompts", "completions", "outcomes"];
 /// The consumer groups that read them, as written before a lane.
-const READERS: [&str; 4] = ["prompt-builder", "inference-router", "moderator", "result-sink"];
+const READERS: [&str; 5] = ["prompt-builder", "redriver", "inference-router", "moderator", "result-sink"];
 
 impl KafkaConfig {
     /// The name on the broker of one of Millrace's topics, such as `requests.batch`.

@@ -103,8 +103,26 @@ impl Wiring {
                     cancellations,
                     metrics: self.metrics.calls.clone(),
                 };
-                let stage = millrace_prompt_builder::stage(config, deps, lane)?;
-                run_stage(millrace_prompt_builder::spec(config, lane)?, env, producer, stage).await
+                let stage = Arc::new(millrace_prompt_builder::stage(config, deps, lane)?);
+                let redrives = self.env(&format!("{} {lane} redrives", service.name()));
+                let both = [
+                    (millrace_prompt_builder::spec(config, lane)?, env.clone()),
+                    (millrace_prompt_builder::redrive_spec(lane), redrives),
+                ];
+                let end = env.shutdown.child_token();
+                // When one ends, the other drains.
+                let running = both.map(|(spec, env)| {
+                    let (stage, producer, end) = (Arc::clone(&stage), producer.clone(), end.clone());
+                    async move {
+                        let env = StageEnv { shutdown: end.clone(), ..env };
+                        let ended = run_stage(spec, &env, producer, stage).await;
+                        end.cancel();
+                        ended
+                    }
+                });
+                let [requests, redrives] = running;
+                let (requests, redrives) = tokio::join!(requests, redrives);
+                requests.and(redrives)
             }
             Service::InferenceRouter => {
                 let Some(cancellations) = self.cancellations().await? else { return Ok(Ok(())) };

@@ -39,6 +39,25 @@ pub use stage::{Deps, PromptBuilder, StartError, stage};
 /// Name of the service.
 pub const STAGE: &str = "prompt-builder";
 
+/// The consumer group of redrives, without its lane.
+const REDRIVER: &str = "redriver";
+
+/// What the same builder consumes of redrives. In a group of their own: in one with the requests, a process
+/// could be given nothing but redrives, of which there are hardly any.
+#[must_use]
+pub fn redrive_spec(lane: Lane) -> DriverSpec {
+    DriverSpec {
+        stage: STAGE,
+        lane: format!("{lane} redrives"),
+        group: format!("{REDRIVER}.{lane}"),
+        topics: vec![topics::of(topics::REDRIVES, lane)],
+        foreign_topics: Vec::new(),
+        // A run is claimed: that is what makes two redrives one.
+        drop_duplicates: false,
+        own_output: Some(topics::of(topics::PROMPTS, lane)),
+    }
+}
+
 /// What the builder of a lane consumes and how.
 ///
 /// # Errors
@@ -48,7 +67,7 @@ pub fn spec(config: &Config, lane: Lane) -> Result<DriverSpec, DirectoryError> {
         stage: STAGE,
         lane: lane.to_string(),
         group: format!("{STAGE}.{lane}"),
-        topics: vec![topics::of(topics::REQUESTS, lane), topics::of(topics::REDRIVES, lane)],
+        topics: vec![topics::of(topics::REQUESTS, lane)],
         foreign_topics: Directory::from_config(config)?.bound_topics(lane),
         // Anybody may write there; the idempotency key is what makes two records one request.
         drop_duplicates: false,

@@ -165,6 +165,16 @@ impl StageError {
     }
 }
 
+impl<S: Stage> Stage for std::sync::Arc<S> {
+    fn process(&self, record: &Received) -> impl Future<Output = Result<Plan, StageError>> + Send {
+        S::process(self, record)
+    }
+
+    fn recover(&self, output: &Received) -> impl Future<Output = Result<Vec<Outgoing>, StageError>> + Send {
+        S::recover(self, output)
+    }
+}
+
 /// A stage: named steps from a record to a plan.
 pub trait Stage: Send + Sync + 'static {
     /// From one record to a plan. May be called again for the same record after [`StageError::Retry`].

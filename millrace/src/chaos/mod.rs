@@ -2,6 +2,7 @@
 
 mod embedded;
 mod evidence;
+mod full_disk;
 mod load;
 mod points;
 mod real;
@@ -27,11 +28,12 @@ const LOOK: Duration = Duration::from_secs(3);
 
 /// Plays the storm and judges.
 pub async fn run(args: &ChaosArgs, json: bool) -> anyhow::Result<()> {
-    let verdict = match args.stack {
-        ChaosStack::Real if args.points => points::run(args).await?,
-        ChaosStack::Real if args.rolling => rolling::run(args.from.as_deref()).await?,
-        ChaosStack::Real => real::run(args).await?,
-        ChaosStack::Embedded => embedded::run(args).await?,
+    let verdict = match (args.stack, &args.full_disk) {
+        (ChaosStack::Real, Some(disk)) => full_disk::run(args, disk).await?,
+        (ChaosStack::Real, None) if args.points => points::run(args).await?,
+        (ChaosStack::Real, None) if args.rolling => rolling::run(args.from.as_deref()).await?,
+        (ChaosStack::Real, None) => real::run(args).await?,
+        (ChaosStack::Embedded, _) => embedded::run(args).await?,
     };
     show(&verdict, json);
     if !verdict.broken.is_empty() {

@@ -1,6 +1,6 @@
 //! Holds the evidence against the promises.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,10 @@ pub struct Verdict {
     outcomes_stored: u64,
     duplicates_in_topic: u64,
     provider_calls: usize,
+    /// Of the prompts and of the answers, as the provider counts them.
+    provider_tokens: (u64, u64),
     ledger_calls: usize,
+    entries_by_kind: BTreeMap<String, usize>,
     unconfirmed: usize,
     paid_twice: usize,
     in_flight_at_kills: usize,
@@ -46,7 +49,14 @@ pub fn judge(evidence: &Evidence, storm: &Storm) -> Verdict {
         outcomes_stored: evidence.books.stored,
         duplicates_in_topic: evidence.topics.duplicates,
         provider_calls: paid.len(),
+        provider_tokens: evidence.provider.iter().filter(|call| call.billed).fold(
+            (0, 0),
+            |(prompts, answers), call| {
+                (prompts + u64::from(call.prompt_tokens), answers + u64::from(call.completion_tokens))
+            },
+        ),
         ledger_calls,
+        entries_by_kind: by_kind(evidence.books.entries.values().flatten()),
         unconfirmed: evidence.books.entries.values().filter(|kinds| kinds.iter().any(|k| k == "unconfirmed")).count(),
         paid_twice: paid_twice(evidence),
         in_flight_at_kills: storm.losses.iter().map(in_flight).sum(),
@@ -131,7 +141,10 @@ impl Verdict {
             "outcomes_stored": self.outcomes_stored,
             "duplicates_in_topic": self.duplicates_in_topic,
             "provider_calls": self.provider_calls,
+            "provider_prompt_tokens": self.provider_tokens.0,
+            "provider_completion_tokens": self.provider_tokens.1,
             "ledger_calls": self.ledger_calls,
+            "ledger_entries": self.entries_by_kind,
             "unconfirmed": self.unconfirmed,
             "paid_twice": self.paid_twice,
             "in_flight_at_kills": self.in_flight_at_kills,
@@ -141,6 +154,12 @@ impl Verdict {
             "verdict": if self.broken.is_empty() { "kept" } else { "broken" },
         })
     }
+}
+
+fn by_kind<'a>(kinds: impl Iterator<Item = &'a String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    kinds.for_each(|kind| *counts.entry(kind.clone()).or_default() += 1);
+    counts
 }
 
 /// Booked once: `finished`, or `unconfirmed` with at most one late end.

@@ -368,6 +368,9 @@ pub struct ChaosArgs {
     /// calls are slow. No call may be paid twice, and none may stay unconfirmed.
     #[arg(long, conflicts_with_all = ["requests", "kills", "points", "stack"])]
     pub rolling: bool,
+    /// Instead of a storm: the servers lie on this small file system, which is filled up and cleared again.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kills", "points", "rolling", "brokers", "stack"])]
+    pub full_disk: Option<PathBuf>,
     /// Begin with this `millrace` of an earlier release in every process, and replace it by this one; at the
     /// end one process of every service goes back.
     #[arg(long, requires = "rolling", value_name = "BINARY")]

@@ -24,6 +24,8 @@ use std::sync::Arc;
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use millrace_fail_point::{self as fail_point, Side};
 
+use tokio::sync::Mutex;
+
 use crate::embedded::locks::Locks;
 use crate::port::StorageError;
 
@@ -34,9 +36,14 @@ const MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
 /// The journal's room on disk before fjall writes memtables out to free it.
 const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
 
+/// What the database says after a write to the disk has failed: it takes no more until it is opened again.
+const CLOSED: &str = "a write to the disk failed and the store is opened again; check the disk's free space";
+
 /// The embedded adapter.
 pub(crate) struct Embedded {
-    tables: Arc<Tables>,
+    path: PathBuf,
+    /// None from a write that failed until the store is opened again.
+    tables: Mutex<Option<Arc<Tables>>>,
 }
 
 /// One keyspace per kind of row; `key.rs` says how keys sort.
@@ -60,16 +67,44 @@ pub(crate) struct Tables {
 
 impl Embedded {
     pub(crate) async fn open(path: PathBuf) -> Result<Self, StorageError> {
-        let tables = blocking(move || Tables::open(&path)).await?;
-        Ok(Self { tables: Arc::new(tables) })
+        let to_open = path.clone();
+        let tables = blocking(move || Tables::open(&to_open)).await?;
+        Ok(Self { path, tables: Mutex::new(Some(Arc::new(tables))) })
+    }
+
+    /// The tables, opened again when they are closed.
+    async fn tables(&self) -> Result<Arc<Tables>, StorageError> {
+        let mut held = self.tables.lock().await;
+        if let Some(tables) = &*held {
+            return Ok(Arc::clone(tables));
+        }
+        let path = self.path.clone();
+        // The last user of the old ones may not have let go yet: whatever is said, it is tried again.
+        let opened = blocking(move || Tables::open(&path)).await.map_err(|e| StorageError::Outage(e.to_string()))?;
+        tracing::info!("the store is open again");
+        Ok(Arc::clone(held.insert(Arc::new(opened))))
+    }
+
+    /// Lets go of tables that take no more.
+    async fn close(&self, tables: &Arc<Tables>) {
+        let mut held = self.tables.lock().await;
+        if held.as_ref().is_some_and(|now| Arc::ptr_eq(now, tables)) {
+            tracing::error!("a write to the disk failed: the store is closed, and opened again when it can be");
+            *held = None;
+        }
     }
 
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Tables) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
-        let tables = Arc::clone(&self.tables);
-        blocking(move || work(&tables)).await
+        let tables = self.tables().await?;
+        let used = Arc::clone(&tables);
+        let answer = blocking(move || work(&used)).await;
+        if matches!(&answer, Err(StorageError::Outage(why)) if why == CLOSED) {
+            self.close(&tables).await;
+        }
+        answer
     }
 
     /// [`run`](Self::run) for what changes the store, with the fail points of the same step over CQL.
@@ -164,9 +199,7 @@ fn classify(error: fjall::Error) -> StorageError {
         fjall::Error::Io(why) | fjall::Error::Storage(fjall::LsmError::Io(why)) => {
             StorageError::Outage(format!("{why}; check the disk's free space and permissions"))
         }
-        fjall::Error::Poisoned => StorageError::Refused(
-            "an earlier write to the disk failed and the store takes no more: check the disk, then restart".to_owned(),
-        ),
+        fjall::Error::Poisoned => StorageError::Outage(CLOSED.to_owned()),
         fjall::Error::Storage(_)
         | fjall::Error::JournalRecovery(_)
         | fjall::Error::InvalidVersion(_)
