@@ -128,7 +128,7 @@ async fn a_process_that_was_frozen_announces_nothing_before_it_is_sure_again() {
     let in_doubt = tokio::time::timeout(Duration::from_millis(100), start(&setup)).await;
     assert!(in_doubt.is_err() && setup.log.0.lock().unwrap().is_empty());
     lease.confirm(lease.doubts());
-    start(&setup).await;
+    let _started = start(&setup).await;
     assert_eq!(setup.log.0.lock().unwrap().len(), 1);
 }
 

@@ -32,6 +32,8 @@ pub async fn a_running_call_is_broken_off_and_on_the_bill(pipeline: &Pipeline) -
     let waiting = tokio::spawn(post());
     in_flight(pipeline, 1).await?;
 
+    let running: Value = client.get(&url).bearer_auth(TENANT_KEY).send().await?.json().await?;
+    ensure!(running["status"] == "in_progress", "{running}");
     let foreign = client.delete(&url).bearer_auth(RIVAL_KEY).send().await?;
     ensure!(foreign.status() == 404, "{}", foreign.text().await?);
     let cancelled = client.delete(&url).bearer_auth(TENANT_KEY).send().await?;
