@@ -158,8 +158,23 @@ impl CallLog for CallsTopic {
         let source = record.as_source.to_string();
         let trace = TraceContext::parse_or_random(record.header(TRACEPARENT)).child().to_string();
         let headers = [(SOURCE_HEADER, source.as_str()), (TRACEPARENT, trace.as_str())];
-        Ok(self.producer.send(&out, record.at.partition % count, &headers).await?)
+        let sending = self.producer.send(&out, record.at.partition % count, &headers);
+        if call.kind == CallKind::Started && fail_point::is_off("write-ahead") {
+            begin(sending).await;
+            return Ok(());
+        }
+        Ok(sending.await?)
     }
+}
+
+/// Hands a record to the client and does not wait for it.
+async fn begin(sending: impl Future<Output = Result<(), ProduceError>>) {
+    let mut sending = std::pin::pin!(sending);
+    std::future::poll_fn(|context| {
+        let _not_waited_for = sending.as_mut().poll(context);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Announces calls, ends them, prices them, and counts them. Cheap to clone.
@@ -207,11 +222,7 @@ impl<L: CallLog> Ledgered<L> {
         // Before, so that a process that was frozen announces nothing; and after, when it was frozen meanwhile.
         record.may_pay().await;
         let call = started_call(call_id(), who, target, operation, bounds, &self.prices)?;
-        if fail_point::is_off("write-ahead") {
-            begin(self.log.append(record, &call)).await;
-        } else {
-            self.log.append(record, &call).await?;
-        }
+        self.log.append(record, &call).await?;
         record.may_pay().await;
         Ok(StartedCall { call, alias: target.alias.clone() })
     }
@@ -293,16 +304,6 @@ impl<L: CallLog> Ledgered<L> {
     pub async fn finished(&self, record: &Received, who: &Who, line: &CallLine) -> Result<(), LedgerError> {
         self.log.append(record, &finished_from_line(who, line, now_micros())).await
     }
-}
-
-/// Lets a record be sent and does not wait for it.
-async fn begin(sending: impl Future<Output = Result<(), LedgerError>>) {
-    let mut sending = std::pin::pin!(sending);
-    std::future::poll_fn(|context| {
-        let _not_waited_for = sending.as_mut().poll(context);
-        Poll::Ready(())
-    })
-    .await;
 }
 
 /// The entry that announces a call.

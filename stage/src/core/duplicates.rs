@@ -17,13 +17,24 @@ pub enum Seen {
     Duplicate,
 }
 
+/// Offsets in a word of the bitmap.
+const WORD: i64 = 64;
+
 /// Source offsets seen of one source partition.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct DuplicateWindow {
     /// Everything below is a duplicate.
     floor: i64,
-    /// Whether `floor + i` was seen.
-    seen: VecDeque<bool>,
+    /// The largest source offset seen, or -1.
+    newest: i64,
+    /// A bit for each offset, from the floor's word on.
+    seen: VecDeque<u64>,
+}
+
+impl Default for DuplicateWindow {
+    fn default() -> Self {
+        Self { floor: 0, newest: -1, seen: VecDeque::new() }
+    }
 }
 
 impl DuplicateWindow {
@@ -31,27 +42,32 @@ impl DuplicateWindow {
     pub fn observe(&mut self, offset: i64, s: u32) -> Seen {
         let floor = offset.saturating_add(1).saturating_sub(i64::from(s)).max(0);
         if floor > self.floor {
-            let passed = usize::try_from(floor - self.floor).unwrap_or(usize::MAX).min(self.seen.len());
-            self.seen.drain(..passed);
+            let passed = usize::try_from(floor / WORD - self.floor / WORD).unwrap_or(usize::MAX);
+            self.seen.drain(..passed.min(self.seen.len()));
             self.floor = floor;
         }
-        let Ok(index) = usize::try_from(offset - self.floor) else { return Seen::Duplicate };
-        if index >= self.seen.len() {
-            self.seen.resize(index + 1, false);
+        let Some(place) = offset.checked_sub(self.floor).filter(|place| *place >= 0) else { return Seen::Duplicate };
+        let place = usize::try_from(self.floor % WORD + place).unwrap_or(usize::MAX);
+        let (word, bit) = (place / WORD as usize, 1_u64 << (place % WORD as usize));
+        if word >= self.seen.len() {
+            self.seen.resize(word + 1, 0);
         }
-        if std::mem::replace(&mut self.seen[index], true) { Seen::Duplicate } else { Seen::First }
+        self.newest = self.newest.max(offset);
+        let is_new = self.seen[word] & bit == 0;
+        self.seen[word] |= bit;
+        if is_new { Seen::First } else { Seen::Duplicate }
     }
 
     /// Offsets held, at most the window of the writer of the newest.
     #[must_use]
     pub fn bits(&self) -> usize {
-        self.seen.len()
+        usize::try_from(self.newest.saturating_sub(self.floor).saturating_add(1)).unwrap_or(0)
     }
 
     /// The largest source offset seen, or -1.
     #[must_use]
     pub fn newest(&self) -> i64 {
-        self.floor + self.seen.len() as i64 - 1
+        self.newest
     }
 }
 
@@ -78,6 +94,11 @@ impl Duplicates {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use rand::rngs::StdRng;
+    use rand::{Rng as _, SeedableRng as _};
+
     use super::*;
 
     #[test]
@@ -119,6 +140,24 @@ mod tests {
             }
         }
         assert!(count > 40, "{count} cases");
+    }
+
+    /// The bits say what a set of all offsets would.
+    #[test]
+    fn it_is_a_set_above_a_floor() {
+        for seed in 0..200 {
+            let mut dice = StdRng::seed_from_u64(seed);
+            let (mut window, mut all, mut floor, mut at) = (DuplicateWindow::default(), HashSet::new(), 0, 0_i64);
+            for _ in 0..400 {
+                at += dice.random_range(0..3);
+                let offset = (at + dice.random_range(-200..40)).max(0);
+                let s: u32 = dice.random_range(1..300);
+                floor = floor.max(offset + 1 - i64::from(s));
+                let expected = if offset >= floor && all.insert(offset) { Seen::First } else { Seen::Duplicate };
+                assert_eq!(window.observe(offset, s), expected, "{seed}: {offset} {s}");
+            }
+            assert!(window.seen.len() <= 300 / 64 + 2, "a bit for each offset of the largest window");
+        }
     }
 
     #[test]
