@@ -36,28 +36,49 @@ struct Answer {
 pub async fn ten_times_the_capacity(stack: &Stack, pipeline: &mut Pipeline) -> anyhow::Result<()> {
     let latency = json!({ "kind": "constant", "ms": 100.0 });
     client()?.put(format!("{}/latency", pipeline.provider)).json(&latency).send().await?.error_for_status()?;
+    let mut expected = warmed_up(pipeline).await?;
     too_many_bytes_are_sent_away(pipeline).await?;
 
     // Accepted by a door that then stops reading its answers: nobody else may wait for it.
     let frozen = tokio::spawn(post(client()?, pipeline.doors[1].clone(), "Asked before the door froze".to_owned()));
     eventually(Duration::from_secs(20), "the door has accepted", async || {
-        Ok(tapped(pipeline, "requests.interactive").await?.len() == 1)
+        Ok(tapped(pipeline, "requests.interactive").await?.len() == expected.len() + 1)
     })
     .await?;
     pipeline.signal("ingress-1", "STOP").await?;
 
     publish(stack).await?;
     let answers = offer(pipeline).await?;
-    let accepted = judged(&answers)?;
+    expected.extend(judged(&answers)?);
     pipeline.signal("ingress-1", "CONT").await?;
     let asked = frozen.await??;
     // Its client's patience may have ended with the freeze; the outcome is there all the same.
     ensure!(matches!(asked.status, 200 | 504), "the frozen door lost its answer: {} {}", asked.status, asked.body);
 
-    let mut expected: HashSet<String> = accepted;
     expected.extend(asked.id);
     everything_accepted_ends_once(pipeline, &expected).await?;
     memory_stays_under_its_bound(pipeline)
+}
+
+/// Everything has been used before it is measured: a second's worth of requests. The ids of the accepted.
+async fn warmed_up(pipeline: &Pipeline) -> anyhow::Result<HashSet<String>> {
+    let client = client()?;
+    let mut ids = HashSet::new();
+    for n in 0..CAPACITY / 4 {
+        let mut four = tokio::task::JoinSet::new();
+        for m in 0..4 {
+            four.spawn(post(client.clone(), pipeline.doors[0].clone(), format!("Warm up {n}.{m}")));
+        }
+        for answer in four.join_all().await {
+            let answer = answer?;
+            match answer.status {
+                200 | 504 => drop(ids.insert(answer.id.context("an id")?)),
+                429 => {}
+                other => bail!("{other}: {}", answer.body),
+            }
+        }
+    }
+    Ok(ids)
 }
 
 /// Room for four bodies of the largest size: one of five is not even read, and a question costs nothing.
@@ -150,7 +171,8 @@ fn judged(answers: &[Answer]) -> anyhow::Result<HashSet<String>> {
     println!("overload: {by_status:?}");
     let shed = by_status.get(&429).copied().unwrap_or_default();
     ensure!(shed > answers.len() / 2, "too few were sent away by lag: {by_status:?}");
-    ensure!(by_status.get(&200).copied().unwrap_or_default() > 200, "too few were served: {by_status:?}");
+    // On a machine as slow as it may be; what it accepted has to end in any case.
+    ensure!(accepted.len() > CAPACITY as usize, "hardly any was let in: {by_status:?}");
     Ok(accepted)
 }
 
