@@ -9,7 +9,7 @@ use millrace_config::{Config, ModelConfig, TenantConfig, hash_key};
 use millrace_schemas::Codec;
 use millrace_stage::Producer;
 use millrace_storage::Storage;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,9 @@ use crate::{routes, serve};
 const ACKNOWLEDGEMENT: Duration = Duration::from_secs(15);
 /// How long clients are held after shutdown was asked for.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Between two tries to begin, while a broker is away.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
 /// More than a process may have open anyway.
 const MOST_CONNECTIONS: usize = 1 << 20;
@@ -78,6 +81,29 @@ impl Ingress {
     }
 }
 
+/// Starts to read this replica's answers, as soon as the brokers let it.
+///
+/// # Errors
+/// When they do not know the topic.
+async fn read_replies(
+    config: &Config,
+    replica: &str,
+    waiters: &Waiters,
+    stop: &CancellationToken,
+) -> Result<std::thread::JoinHandle<()>, KafkaError> {
+    loop {
+        let (config, replica, waiters, stop) = (config.clone(), replica.to_owned(), waiters.clone(), stop.clone());
+        let started = tokio::task::spawn_blocking(move || replies::start(&config, &replica, waiters, stop));
+        match started.await.map_err(|_| KafkaError::Canceled)? {
+            Err(error) if error.rdkafka_error_code() != Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                tracing::warn!(%error, "waiting for kafka: `replies` can not be read yet");
+                tokio::time::sleep(BETWEEN_TRIES).await;
+            }
+            started => return started,
+        }
+    }
+}
+
 /// Serves HTTP on `listener` until `shutdown`: then accepts nothing more, answers whom it can for a
 /// few seconds and tells the rest where to ask.
 ///
@@ -96,12 +122,12 @@ pub async fn run(
     let replica =
         config.ingress.replica.clone().unwrap_or_else(|| format!("ingress-{}", uuid::Uuid::now_v7().simple()));
     let draining = CancellationToken::new();
-    let replies = {
-        let (config, replica, waiters, stop) = (config.clone(), replica.clone(), waiters.clone(), draining.clone());
-        tokio::task::spawn_blocking(move || replies::start(&config, &replica, waiters, stop))
-            .await
-            .map_err(|_| KafkaError::Canceled)??
+    let reading = read_replies(config, &replica, &waiters, &draining);
+    let Some(replies) = shutdown.run_until_cancelled(reading).await else {
+        draining.cancel();
+        return Ok(());
     };
+    let replies = replies?;
     let pressure = SharedPressure::new(config.ingress.max_lag);
     let held = Held::new(Bounds { requests: config.ingress.max_in_flight, bytes: config.ingress.max_in_flight_bytes });
     let lag = lag::start(&config.kafka, pressure.clone(), held.clone(), metrics.clone(), draining.clone())?;
