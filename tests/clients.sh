@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up other people's clients for the tests: kcat, and a Python environment with Confluent's library
-# in the cache outside the tree. Prints the environment's interpreter. Safe to run again.
+# Sets up other people's clients for the tests: kcat, a Python environment with Confluent's and OpenAI's
+# libraries, and OpenAI's library for Node, in the cache outside the tree. Prints the environment's interpreter. Safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,5 +26,15 @@ if ! cmp -s examples/clients/requirements.txt "$stamp"; then
     "$environment/bin/pip" install --quiet --disable-pip-version-check -r examples/clients/requirements.txt >&2 ||
         fail "pip could not install examples/clients/requirements.txt; check the network or pip's configuration"
     cp examples/clients/requirements.txt "$stamp"
+fi
+# OpenAI's library for Node, beside it.
+command -v npm >/dev/null || fail "npm is not installed: install Node.js 20"
+packages=$cache/node
+if ! cmp -s tests/clients/node/package.json "$packages/package.json"; then
+    rm -rf "$packages"
+    mkdir -p "$packages"
+    cp tests/clients/node/package.json "$packages/package.json"
+    (cd "$packages" && npm install --silent --no-audit --no-fund --no-package-lock >&2) ||
+        { rm -rf "$packages"; fail "npm could not install what tests/clients/node/package.json names; check the network"; }
 fi
 echo "$environment/bin/python"

@@ -13,17 +13,19 @@ use crate::extension::Extension;
 use crate::json::{self, NotAnObject};
 use crate::messages::Messages;
 use crate::meta::{self, Arrival, Rejected, Wrong, cut};
+use crate::stream::Stream;
 use crate::tokens;
 
 /// Members that are read here, and so may be there only once: a second one could say something else
 /// to the provider.
-const READ: [&str; 10] = [
+const READ: [&str; 11] = [
     "model",
     "messages",
     "n",
     "max_tokens",
     "max_completion_tokens",
     "stream",
+    "stream_options",
     "millrace",
     "tools",
     "functions",
@@ -179,7 +181,7 @@ impl Admission {
         // The name is told in the outcome, whatever becomes of the request.
         body.get("model").and_then(json::string).into_iter().for_each(|name| *model = name.into_owned());
         let limits = self.model(tenant, &body)?;
-        check_stream(&body)?;
+        Stream::read(&body)?;
         let extension = Extension::read(body.get("millrace"))?;
         let raw = body.get("messages").ok_or_else(|| missing("messages", body.keys()))?;
         let messages = Messages::read(raw)?;
@@ -337,18 +339,6 @@ impl Judged {
             collection: self.collection,
             body: self.body,
         })
-    }
-}
-
-fn check_stream(body: &EditableBody) -> Result<(), Ended> {
-    match body.get("stream") {
-        None | Some("false" | "null") => Ok(()),
-        Some("true") => {
-            let message =
-                "Unsupported parameter: 'stream'; streaming is not supported yet: leave it out or set it to false.";
-            Err(Ended::invalid("unsupported_parameter", Some("stream"), message))
-        }
-        Some(other) => Err(wrong_type("stream", "a boolean", json::kind(other))),
     }
 }
 

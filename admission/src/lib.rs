@@ -28,6 +28,7 @@ mod meta;
 mod nearest;
 pub mod record;
 pub mod replies;
+mod stream;
 pub mod tokens;
 
 pub use admit::{Admission, Admitted, Retrieval};
@@ -35,3 +36,4 @@ pub use body::EditableBody;
 pub use directory::{DEFAULT_USER, Directory, DirectoryError, Principal, Refusal, SYSTEM_TENANT};
 pub use document::is_document_id;
 pub use meta::{Arrival, Rejected};
+pub use stream::Stream;

@@ -219,7 +219,7 @@ fn numbers_and_switches() {
     check(&plus(r#""max_tokens":1001"#), "invalid_value", Some("max_tokens"));
     check(&plus(r#""max_completion_tokens":1001"#), "invalid_value", Some("max_completion_tokens"));
     check(&plus(r#""max_completion_tokens":5,"max_tokens":true"#), "invalid_type", Some("max_tokens"));
-    check(&plus(r#""stream":true"#), "unsupported_parameter", Some("stream"));
+    check(&plus(r#""stream_options":{}"#), "invalid_value", Some("stream_options"));
     check(&plus(r#""stream":1"#), "invalid_type", Some("stream"));
     let admitted =
         verdict(with_body(&plus(r#""n":3,"max_completion_tokens":5,"max_tokens":6,"stream":false"#))).unwrap();

@@ -9,11 +9,13 @@
 //! - A cancelled request is not asked about, and a call that is on its way for it is broken off.
 //! - `decide.rs` says what follows a failed call: retry, fail over, or end. It does no I/O.
 //! - `entry.rs` waits for a target that lets a call through.
+//! - `along.rs` passes on to a client that reads along what it may see, which `view.rs` decides.
 //! - `router.rs` makes the calls; `completion.rs` says what is written.
 //!
 //! Invariant: a call is sent only after its `started` was acknowledged, and nothing below sends it
 //! twice. What follows a completion is a function of the completion, so recovery writes the same.
 
+mod along;
 #[cfg(test)]
 mod cancel_tests;
 mod completion;
@@ -26,11 +28,12 @@ mod router;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use millrace_schemas::{Lane, topics};
 use millrace_stage::DriverSpec;
 
-pub use stage::{InferenceRouter, stage};
+pub use stage::{Deps, InferenceRouter, stage};
 
 /// Name of the service.
 pub const STAGE: &str = "inference-router";

@@ -1,15 +1,24 @@
 //! The JSON that goes to the provider: the prompt's, with the paths that the router owns edited.
 
 use millrace_admission::EditableBody;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
-/// The prompt's body for one target: `model` is the model's name there, and no stream is asked for.
-/// Every other value keeps its bytes.
-pub(crate) fn for_provider(body: &EditableBody, model: &str) -> Box<RawValue> {
+/// The prompt's body for one target: `model` is the model's name there, and a stream with its usage is
+/// asked for, or none. Every other value keeps its bytes.
+pub(crate) fn for_provider(body: &EditableBody, model: &str, streams: bool) -> Box<RawValue> {
     let mut body = body.clone();
-    body.remove("stream");
-    body.remove("stream_options");
+    if streams {
+        let given = body.get("stream_options").and_then(|raw| serde_json::from_str(raw).ok());
+        let mut options: Map<String, Value> = given.unwrap_or_default();
+        if options.get("include_usage") != Some(&Value::Bool(true)) {
+            options.insert("include_usage".to_owned(), Value::Bool(true));
+            body.set("stream_options", &Value::Object(options));
+        }
+    } else {
+        body.remove("stream");
+        body.remove("stream_options");
+    }
     let name = Value::from(model);
     if body.get("model") != Some(name.to_string().as_str()) {
         body.set("model", &name);
@@ -26,7 +35,7 @@ mod tests {
     fn only_our_own_paths_change() {
         let check = |body: &str, expected: &str| {
             let body = EditableBody::parse(body.to_owned()).expect("an object");
-            assert_eq!(for_provider(&body, "up").get(), expected);
+            assert_eq!(for_provider(&body, "up", false).get(), expected);
         };
         check(
             r#"{ "model":"alias", "messages" : [ {"a":1.0} ],"stream":false,"stream_options":null,"new":1e2}"#,
@@ -35,5 +44,23 @@ mod tests {
         let untouched = r#"{ "model":"up" , "new" : "\u00e9" }"#;
         check(untouched, untouched);
         check(r#"{"messages":[]}"#, r#"{"messages":[],"model":"up"}"#);
+    }
+
+    #[test]
+    fn a_stream_always_has_its_usage() {
+        let check = |body: &str, expected: &str| {
+            let body = EditableBody::parse(body.to_owned()).expect("an object");
+            assert_eq!(for_provider(&body, "up", true).get(), expected);
+        };
+        check(
+            r#"{"model":"up","stream": true}"#,
+            r#"{"model":"up","stream":true,"stream_options":{"include_usage":true}}"#,
+        );
+        check(
+            r#"{"model":"up","stream":true,"stream_options":{"new":1,"include_usage":false}}"#,
+            r#"{"model":"up","stream":true,"stream_options":{"new":1,"include_usage":true}}"#,
+        );
+        let untouched = r#"{"model":"up" ,"stream":true,"stream_options":{ "include_usage":true }}"#;
+        check(untouched, untouched);
     }
 }

@@ -1,15 +1,21 @@
 //! From a prompt to an answer, by as many calls as it takes.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use millrace_admission::EditableBody;
 use millrace_cancellation::{Cancellations, Watch};
+use millrace_chat_stream::Chunk;
 use millrace_provider::{
     Answer, Bounds, CHAT, CallError, CallLog, Ledgered, Providers, Slot, Target, Usage, Who, tokens,
 };
+use millrace_rules::Compiled;
 use millrace_schemas::{CallLine, Ended, Prompt, now_millis};
 use millrace_stage::core::jitter;
 use millrace_stage::{Received, StageError};
 use serde_json::value::RawValue;
 
+use crate::along::{Reader, Replies};
 use crate::completion::Verdict;
 use crate::decide::{Attempts, Step, failed};
 use crate::entry::{enter, until};
@@ -27,6 +33,15 @@ pub(crate) struct Router<L> {
     pub providers: Providers,
     pub ledger: Ledgered<L>,
     pub cancellations: Cancellations,
+    pub streams: Option<Streams>,
+}
+
+/// What it takes to show answers while they are written.
+#[derive(Clone)]
+pub(crate) struct Streams {
+    pub replies: Replies,
+    /// By the names of the rule sets.
+    pub rules: Arc<BTreeMap<String, Compiled>>,
 }
 
 /// One prompt on its way through its targets.
@@ -68,6 +83,7 @@ impl<L: CallLog> Router<L> {
         }
         let watch = self.cancellations.watch(&prompt.meta.tenant, &prompt.meta.request_id);
         let mut work = Work { record, prompt, who: Who::of(&prompt.meta), watch, bill: Vec::new(), refused: 0 };
+        let reader = self.reader(record, prompt, body);
         let mut attempts = Attempts::new(route.iter().map(|target| target.max_attempts));
         let deadline = prompt.meta.deadline;
         loop {
@@ -76,8 +92,8 @@ impl<L: CallLog> Router<L> {
                 Err(ended) => return Ok(work.ended(ended)),
             };
             let target = &route[attempts.target()];
-            let request = request::for_provider(body, &target.model);
-            let error = match self.attempt(&mut work, slot, &request).await? {
+            let request = request::for_provider(body, &target.model, reader.is_some());
+            let error = match self.attempt(&mut work, slot, &request, reader.as_ref()).await? {
                 Attempt::Answered(answer) => return Ok(work.answered(answer, target)),
                 Attempt::Ended(ended) => return Ok(work.ended(ended)),
                 Attempt::Failed(error) => error,
@@ -97,8 +113,20 @@ impl<L: CallLog> Router<L> {
         }
     }
 
+    /// Whoever reads the answer along, as far as that is allowed.
+    fn reader<'a>(&'a self, record: &'a Received, prompt: &'a Prompt, body: &EditableBody) -> Option<Reader<'a>> {
+        let Streams { replies, rules } = self.streams.as_ref()?;
+        Reader::of(replies, record, prompt, body, rules.get(&prompt.rule_set))
+    }
+
     /// One call, recorded before and after.
-    async fn attempt(&self, work: &mut Work<'_>, slot: Slot, request: &RawValue) -> Result<Attempt, StageError> {
+    async fn attempt(
+        &self,
+        work: &mut Work<'_>,
+        slot: Slot,
+        request: &RawValue,
+        reader: Option<&Reader<'_>>,
+    ) -> Result<Attempt, StageError> {
         let target = slot.target().clone();
         let bounds = work.bounds(&target);
         let call = self.ledger.start(work.record, &work.who, &target, CHAT, bounds).await?;
@@ -114,10 +142,20 @@ impl<L: CallLog> Router<L> {
             self.ledger.not_sent(work.record, call, CANCELLED).await?;
             return Ok(Attempt::Ended(Ended::cancelled()));
         }
+        let asked = async {
+            match reader {
+                Some(reader) => {
+                    let mut along = reader.begin(call.id());
+                    let see = |data: &str, chunk: &Chunk| along.see(data, chunk);
+                    slot.chat_streamed(request, call.id(), bounds.timeout, see).await
+                }
+                None => slot.chat(request, call.id(), bounds.timeout).await,
+            }
+        };
         let result = tokio::select! {
             // An answer that is there counts.
             biased;
-            result = slot.chat(request, call.id(), bounds.timeout) => result,
+            result = asked => result,
             () = work.watch.cancelled() => {
                 work.bill.push(self.ledger.broken_off(work.record, call, CANCELLED).await?);
                 return Ok(Attempt::Ended(Ended::cancelled()));

@@ -1,18 +1,21 @@
 //! The router's steps, in order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_admission::EditableBody;
 use millrace_cancellation::Cancellations;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
+use millrace_rules::Compiled;
 use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Prompt, now_micros, topics};
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError};
 
+use crate::along::Replies;
 use crate::completion::{Verdict, finished_calls, of_prompt, of_unreadable};
 use crate::decide::failed;
 use crate::entry::until;
-use crate::router::{Router, TOO_LATE};
+use crate::router::{Router, Streams, TOO_LATE};
 
 /// `prompts.L` -> `calls` + `completions.L`. Made by [`crate::stage`].
 pub struct InferenceRouter {
@@ -21,25 +24,40 @@ pub struct InferenceRouter {
     lane: Lane,
 }
 
+/// What a router works with.
+pub struct Deps {
+    /// The providers.
+    pub providers: Providers,
+    /// What calls cost.
+    pub prices: Arc<PriceTable>,
+    /// For everything that must not be lost.
+    pub producer: Producer,
+    /// For parts of answers, which may be.
+    pub hints: Producer,
+    /// Events to bytes and back.
+    pub codec: Codec,
+    /// What the moderator will hold answers to, by name.
+    pub rules: BTreeMap<String, Compiled>,
+    /// Where paid calls are counted.
+    pub metrics: CallMetrics,
+    /// Which requests were taken back.
+    pub cancellations: Cancellations,
+}
+
 /// The stage of one lane.
 ///
 /// # Errors
 /// When a chat model has no price: it could not be accounted for, so it is not served.
-pub fn stage(
-    providers: Providers,
-    prices: Arc<PriceTable>,
-    producer: Producer,
-    codec: Codec,
-    metrics: CallMetrics,
-    cancellations: Cancellations,
-    lane: Lane,
-) -> Result<InferenceRouter, PricingError> {
+pub fn stage(deps: Deps, lane: Lane) -> Result<InferenceRouter, PricingError> {
+    let Deps { providers, prices, producer, hints, codec, rules, metrics, cancellations } = deps;
     let now = now_micros() / 1000;
     for target in providers.chat_models() {
         prices.price(&target.provider, &target.model, now)?;
     }
     let ledger = Ledgered::new(producer, codec.clone(), prices, metrics);
-    Ok(InferenceRouter { router: Router { providers, ledger, cancellations }, codec, lane })
+    let replies = Replies { producer: hints, codec: codec.clone() };
+    let streams = Some(Streams { replies, rules: Arc::new(rules) });
+    Ok(InferenceRouter { router: Router { providers, ledger, cancellations, streams }, codec, lane })
 }
 
 impl Stage for InferenceRouter {

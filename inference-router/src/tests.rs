@@ -64,6 +64,7 @@ impl Setup {
             providers: Providers::new(&config).expect("providers"),
             ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in()), metrics),
             cancellations: Cancellations::default(),
+            streams: None,
         };
         Self { server, log, router, registry }
     }

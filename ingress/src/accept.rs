@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_admission::{Arrival, Principal};
+use millrace_admission::{Arrival, Principal, Stream};
 use millrace_schemas::{Codec, Lane, Outcome, Request, SIGNATURE_HEADER, derived_uuid, now_micros, topics};
 use millrace_stage::{Outgoing, ProduceError, To};
 
@@ -12,6 +12,18 @@ use crate::run::Ingress;
 
 /// First and longest time between two looks into the store while a client waits.
 const STORE_POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// After its deadline a request ends as soon as somebody looks at it.
+const LATE: Duration = Duration::from_secs(30);
+
+/// A request that the broker has acknowledged.
+pub(crate) struct Accepted {
+    pub waiter: Waiter,
+    /// How its answer is to be streamed.
+    pub stream: Option<Stream>,
+    /// How long its client is held.
+    pub patience: Duration,
+}
 
 impl Ingress {
     /// Judges and writes a request; the waiter is there before the record is.
@@ -23,7 +35,7 @@ impl Ingress {
         principal: &Principal,
         mut request: Request,
         trace: &str,
-    ) -> Result<Waiter, ApiError> {
+    ) -> Result<Accepted, ApiError> {
         let now = now_micros();
         let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now, run: 0 };
         let body = std::mem::take(&mut request.body);
@@ -35,7 +47,9 @@ impl Ingress {
             .map_err(|rejected| ApiError::from(rejected.ended))?;
         let meta = admitted.meta;
         let left = u64::try_from(meta.deadline.saturating_sub(now)).unwrap_or(0);
-        let patience = self.wait.min(Duration::from_micros(left));
+        let left = Duration::from_micros(left);
+        let patience = self.wait.min(left);
+        let stream = Stream::read(&admitted.body).map_err(ApiError::from)?;
         self.pressure.let_in(patience).map_err(|overload| self.shed(overload))?;
         let request = Request {
             body,
@@ -47,7 +61,7 @@ impl Ingress {
         };
         let has_key = request.idempotency_key.is_some();
         let value = self.encode(&request)?;
-        let waiter = self.waiters.wait(&meta.request_id);
+        let waiter = self.waiters.wait(&meta.request_id, stream.is_some());
         let topic = topics::of(topics::REQUESTS, Lane::Interactive);
         let count = self.producer.partitions(&topic).await.map_err(|error| {
             tracing::warn!(%error, "the broker does not answer");
@@ -58,7 +72,9 @@ impl Ingress {
         let record = Outgoing::new(topic, meta.request_id.as_bytes(), value)
             .to(To::Partition(i32::try_from(partition).unwrap_or(0)));
         self.write(principal, record, &meta.request_id, &meta.tenant, has_key, trace).await?;
-        Ok(waiter)
+        // A stream that is open is kept open for as long as there is anything to wait for.
+        let patience = if stream.is_some() { left + LATE } else { self.wait };
+        Ok(Accepted { waiter, stream, patience })
     }
 
     /// Writes a signed record and waits for the broker's acknowledgement.
@@ -95,7 +111,13 @@ impl Ingress {
     ///
     /// # Errors
     /// [`ApiError`] when the time is over.
-    pub(crate) async fn outcome(&self, mut waiter: Waiter, tenant: &str, body_hash: &str) -> Result<Outcome, ApiError> {
+    pub(crate) async fn outcome(
+        &self,
+        mut waiter: Waiter,
+        tenant: &str,
+        body_hash: &str,
+        patience: Duration,
+    ) -> Result<Outcome, ApiError> {
         let request_id = waiter.request_id().to_owned();
         let request_id = request_id.as_str();
         self.metrics.waiting.inc();
@@ -104,7 +126,7 @@ impl Ingress {
         let found = tokio::select! {
             Some(bytes) = from_replies => Some(bytes),
             bytes = self.stored_answer(tenant, request_id) => Some(bytes),
-            () = tokio::time::sleep(self.wait) => None,
+            () = tokio::time::sleep(patience) => None,
             () = self.draining.cancelled() => None,
         };
         let bytes = found.ok_or_else(|| ApiError::still_running(request_id))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use millrace_schemas::Ended;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// An error as an OpenAI client reads it.
 #[derive(Debug, Clone)]
@@ -113,6 +113,16 @@ impl ApiError {
         Self { request_id: Some(request_id.to_owned()), should_retry: false, ..error }
     }
 
+    /// A stream that can not go on: its answer was begun anew, or its end is not known.
+    pub(crate) fn interrupted(request_id: &str) -> Self {
+        let message = format!(
+            "The stream was interrupted, and what was sent is not all of the answer: the whole is, or will be, at \
+             GET /v1/requests/{request_id}; the same request with the same Idempotency-Key gives it, too."
+        );
+        let error = Self::new(StatusCode::BAD_GATEWAY, "server_error", "stream_interrupted", message);
+        Self { request_id: Some(request_id.to_owned()), ..error }
+    }
+
     /// The store does not answer.
     pub(crate) fn store(error: &millrace_storage::StorageError) -> Self {
         tracing::warn!(%error, "the result store does not answer");
@@ -136,12 +146,16 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// The body, which is also the last event of a stream that fails.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({ "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code } })
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = json!({
-            "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code }
-        });
-        let mut response = (self.status, axum::Json(body)).into_response();
+        let mut response = (self.status, axum::Json(self.to_json())).into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -9,12 +9,13 @@
 //! What can not be served in time is sent away before anything of it is written: by requests and bytes
 //! held here (503), and by how far the lane's stages are behind (429).
 //!
-//! Invariant: the client's socket closing changes neither the outcome nor the bill.
+//! Invariant: the client's socket closing changes neither the outcome nor the bill, unless it asked for that.
 
 mod accept;
 mod error;
 mod held;
 mod lag;
+mod leave;
 mod metrics;
 mod outcome;
 mod posted;
@@ -24,6 +25,7 @@ mod replies;
 mod routes;
 mod run;
 mod serve;
+mod stream;
 
 pub use error::ApiError;
 pub use metrics::IngressMetrics;

@@ -1,12 +1,13 @@
 //! What the front door shows of itself to Prometheus.
 
-use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, histogram_opts};
+use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, histogram_opts};
 
 /// Metrics of one ingress.
 #[derive(Clone)]
 pub struct IngressMetrics {
     pub(crate) requests: IntCounterVec,
     pub(crate) seconds: HistogramVec,
+    pub(crate) first_event_seconds: Histogram,
     pub(crate) waiting: IntGauge,
     pub(crate) held_bytes: IntGauge,
     pub(crate) shed: IntCounterVec,
@@ -34,6 +35,11 @@ impl IngressMetrics {
                 ),
                 &["route"],
             )?,
+            first_event_seconds: Histogram::with_opts(histogram_opts!(
+                "millrace_http_first_event_seconds",
+                "From a streamed request's acceptance to its first event, in seconds.",
+                vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
+            ))?,
             waiting: IntGauge::new("millrace_http_waiting", "Accepted requests whose client waits for the answer.")?,
             held_bytes: IntGauge::new("millrace_http_held_bytes", "Bytes of request bodies that are held.")?,
             shed: IntCounterVec::new(
@@ -47,6 +53,7 @@ impl IngressMetrics {
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.seconds.clone()))?;
+        registry.register(Box::new(metrics.first_event_seconds.clone()))?;
         registry.register(Box::new(metrics.waiting.clone()))?;
         registry.register(Box::new(metrics.held_bytes.clone()))?;
         registry.register(Box::new(metrics.shed.clone()))?;

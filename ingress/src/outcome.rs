@@ -12,26 +12,34 @@ use crate::error::ApiError;
 /// What a synchronous caller gets: the answer's own bytes, or the error.
 pub fn to_response(outcome: Outcome) -> Response {
     let id = outcome.meta.request_id.clone();
-    let cost = format_nanos(outcome.charge_nanos, &outcome.currency);
-    let provider = outcome.provider.clone();
-    let attempts = outcome.bill.len();
+    let headers = headers(&outcome);
     let mut response = match (outcome.response, outcome.error) {
         (Some(answer), None) => ([(header::CONTENT_TYPE, "application/json")], Body::from(answer)).into_response(),
         (_, Some(error)) => ApiError::from(error).of_request(&id).into_response(),
         (None, None) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     };
-    let mut add = |name: &'static str, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
+    add(&mut response, headers);
+    response
+}
+
+/// What the headers of an answer tell of it.
+pub fn headers(outcome: &Outcome) -> Vec<(&'static str, String)> {
+    let provider = outcome.provider.iter().map(|provider| ("x-millrace-provider", provider.clone()));
+    let always = [
+        ("x-request-id", outcome.meta.request_id.clone()),
+        ("x-millrace-cost", format_nanos(outcome.charge_nanos, &outcome.currency)),
+        ("x-millrace-attempts", outcome.bill.len().to_string()),
+    ];
+    always.into_iter().chain(provider).collect()
+}
+
+/// Adds headers; a value that none may hold is left out.
+pub fn add(response: &mut Response, headers: impl IntoIterator<Item = (&'static str, String)>) {
+    for (name, value) in headers {
+        if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().insert(name, value);
         }
-    };
-    add("x-request-id", &id);
-    add("x-millrace-cost", &cost);
-    add("x-millrace-attempts", &attempts.to_string());
-    if let Some(provider) = provider {
-        add("x-millrace-provider", &provider);
     }
-    response
 }
 
 /// `GET /v1/requests/{id}` of a stored outcome.

@@ -12,10 +12,19 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-type Waiting = HashMap<String, Vec<(u64, oneshot::Sender<Vec<u8>>)>>;
+/// Records of chunks that wait for one client. Beyond them its stream has a gap, which the outcome fills.
+const MOST_CHUNKS: usize = 64;
+
+type Waiting = HashMap<String, Vec<Client>>;
+
+struct Client {
+    number: u64,
+    outcome: oneshot::Sender<Vec<u8>>,
+    chunks: Option<mpsc::Sender<Vec<u8>>>,
+}
 
 /// Who waits for which request.
 #[derive(Clone, Default)]
@@ -27,6 +36,8 @@ pub struct Waiters {
 pub struct Waiter {
     /// The outcome's bytes as they lie on `outcomes`.
     pub outcome: oneshot::Receiver<Vec<u8>>,
+    /// What is known of the answer before, for one who reads along.
+    pub chunks: Option<mpsc::Receiver<Vec<u8>>>,
     request_id: String,
     number: u64,
     waiters: Waiters,
@@ -34,18 +45,28 @@ pub struct Waiter {
 
 impl Waiters {
     /// Waits for the outcome of a request; called before the request is written.
-    pub fn wait(&self, request_id: &str) -> Waiter {
+    pub fn wait(&self, request_id: &str, reads_along: bool) -> Waiter {
         let (sender, outcome) = oneshot::channel();
+        let (chunk_sender, chunks) = reads_along.then(|| mpsc::channel(MOST_CHUNKS)).unzip();
         let number = rand::random();
-        self.lock().entry(request_id.to_owned()).or_default().push((number, sender));
-        Waiter { outcome, request_id: request_id.to_owned(), number, waiters: self.clone() }
+        let client = Client { number, outcome: sender, chunks: chunk_sender };
+        self.lock().entry(request_id.to_owned()).or_default().push(client);
+        Waiter { outcome, chunks, request_id: request_id.to_owned(), number, waiters: self.clone() }
     }
 
     fn tell(&self, request_id: &str, outcome: &[u8]) {
         let told = self.lock().remove(request_id);
-        for (_, sender) in told.into_iter().flatten() {
+        for client in told.into_iter().flatten() {
             // A client that left meanwhile needs no answer.
-            let _gone = sender.send(outcome.to_vec());
+            let _gone = client.outcome.send(outcome.to_vec());
+        }
+    }
+
+    /// Never waits: for a client that does not keep up there is no more of it.
+    fn show(&self, request_id: &str, chunk: &[u8]) {
+        for client in self.lock().get_mut(request_id).into_iter().flatten() {
+            let has_room = |chunks: &mpsc::Sender<Vec<u8>>| chunks.try_send(chunk.to_vec()).is_ok();
+            client.chunks = client.chunks.take().filter(has_room);
         }
     }
 
@@ -65,7 +86,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         let mut waiting = self.waiters.lock();
         if let Some(senders) = waiting.get_mut(&self.request_id) {
-            senders.retain(|(number, _)| *number != self.number);
+            senders.retain(|client| client.number != self.number);
             if senders.is_empty() {
                 waiting.remove(&self.request_id);
             }
@@ -121,7 +142,11 @@ fn answer(message: &rdkafka::message::BorrowedMessage<'_>, replica: &str, waiter
     }
     let request_id = header("request_id").and_then(|id| std::str::from_utf8(id).ok());
     if let (Some(request_id), Some(outcome)) = (request_id, message.payload()) {
-        waiters.tell(request_id, outcome);
+        if header("kind") == Some(b"chunk".as_slice()) {
+            waiters.show(request_id, outcome);
+        } else {
+            waiters.tell(request_id, outcome);
+        }
     }
 }
 
@@ -146,13 +171,31 @@ mod tests {
     #[test]
     fn every_client_of_a_request_is_told_and_one_that_left_is_forgotten() {
         let waiters = Waiters::default();
-        let (mut first, mut second, left) = (waiters.wait("a"), waiters.wait("a"), waiters.wait("a"));
+        let wait = |id| waiters.wait(id, false);
+        let (mut first, mut second, left) = (wait("a"), wait("a"), wait("a"));
         drop(left);
-        let other = waiters.wait("b");
+        let other = wait("b");
         waiters.tell("a", b"outcome");
         assert_eq!(first.outcome.try_recv().as_deref(), Ok(b"outcome".as_slice()));
         assert_eq!(second.outcome.try_recv().as_deref(), Ok(b"outcome".as_slice()));
         drop((first, second, other));
         assert!(waiters.lock().is_empty());
+    }
+
+    #[test]
+    fn a_client_that_does_not_keep_up_is_shown_no_more() {
+        let waiters = Waiters::default();
+        let (mut slow, whole) = (waiters.wait("a", true), waiters.wait("a", false));
+        assert!(whole.chunks.is_none());
+        for n in 0..MOST_CHUNKS + 5 {
+            waiters.show("a", &[u8::try_from(n).expect("few")]);
+        }
+        let chunks = slow.chunks.as_mut().expect("it reads along");
+        let shown: Vec<Vec<u8>> = std::iter::from_fn(|| chunks.try_recv().ok()).collect();
+        assert_eq!((shown.len(), shown[63].as_slice()), (MOST_CHUNKS, [63].as_slice()));
+        waiters.show("a", b"later");
+        assert!(chunks.try_recv().is_err(), "a gap stays a gap");
+        waiters.tell("a", b"outcome");
+        assert_eq!(slow.outcome.try_recv().as_deref(), Ok(b"outcome".as_slice()));
     }
 }

@@ -9,9 +9,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use millrace_admission::Principal;
+use millrace_admission::{Principal, Stream};
 use millrace_cost_ledger::usage::UsageReport;
-use millrace_schemas::{Cancellation, Document, Request, RequestId, body_hash, now_micros, topics};
+use millrace_schemas::{Document, Request, RequestId, body_hash, now_micros, topics};
 use millrace_stage::{Outgoing, To};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
 use serde::Deserialize;
@@ -20,9 +20,11 @@ use tracing::Instrument;
 
 use crate::accept::decode;
 use crate::error::ApiError;
+use crate::leave::{Present, cancels_on_disconnect};
 use crate::outcome;
 use crate::posted::Posted;
 use crate::run::Ingress;
+use crate::stream;
 
 const HOUR_MICROS: i64 = 3_600_000_000;
 
@@ -51,16 +53,31 @@ async fn chat_completions(State(ingress): State<Arc<Ingress>>, request: HttpRequ
         user: text(&headers, "x-millrace-user")?,
         ..Request::new(body.into())
     };
+    let cancels = cancels_on_disconnect(&headers)?;
     let trace = trace(&headers);
+    let mut present = Present::new(hold);
     // A task of its own: a client that leaves between the write and its acknowledgement must not
     // leave the request half accepted. It keeps its place for as long as that takes.
     let task = {
         let (ingress, principal) = (Arc::clone(&ingress), principal.clone());
-        tokio::spawn(async move { (ingress.accept(&principal, request, &trace).await, hold) })
+        tokio::spawn(async move {
+            let accepted = ingress.accept(&principal, request, &trace).await;
+            if let (Ok(accepted), true) = (&accepted, cancels) {
+                let request_id = accepted.waiter.request_id().to_owned();
+                present.take_back(Arc::clone(&ingress), principal, request_id, trace);
+            }
+            (accepted, present)
+        })
     };
-    let (waiter, _hold) = task.await.map_err(|_| ApiError::busy("The request could not be accepted; try again.", 1))?;
-    let outcome = ingress.outcome(waiter?, &principal.tenant, &hash).await?;
-    Ok(outcome::to_response(outcome))
+    let (accepted, mut present) =
+        task.await.map_err(|_| ApiError::busy("The request could not be accepted; try again.", 1))?;
+    let accepted = accepted?;
+    if let Some(Stream { with_usage }) = accepted.stream {
+        return stream::respond(ingress, accepted, principal.tenant, hash, with_usage, present).await;
+    }
+    let outcome = ingress.outcome(accepted.waiter, &principal.tenant, &hash, accepted.patience).await;
+    present.answered();
+    Ok(outcome::to_response(outcome?))
 }
 
 async fn request(
@@ -87,10 +104,7 @@ async fn cancel(
     if let Some(outcome) = stored(&ingress, &principal, &id).await? {
         return Ok(axum::Json(outcome).into_response());
     }
-    let (tenant, request_id) = (principal.tenant.clone(), id.as_str().to_owned());
-    let value = ingress.encode(&Cancellation { tenant, request_id, cancelled_at: now_micros() })?;
-    let record = Outgoing::new(topics::CANCELLATIONS, id.as_str().as_bytes(), value).to(To::ByKey);
-    ingress.write(&principal, record, id.as_str(), &principal.tenant, true, &trace(&headers)).await?;
+    ingress.take_back(&principal, id.as_str(), &trace(&headers)).await?;
     let body = json!({ "id": id.as_str(), "object": "request", "status": "cancelling" });
     Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
 }

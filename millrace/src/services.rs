@@ -126,15 +126,17 @@ impl Wiring {
             }
             Service::InferenceRouter => {
                 let Some(cancellations) = self.cancellations().await? else { return Ok(Ok(())) };
-                let stage = millrace_inference_router::stage(
-                    self.providers()?.clone(),
-                    Arc::clone(&self.prices),
-                    producer.clone(),
+                let deps = millrace_inference_router::Deps {
+                    providers: self.providers()?.clone(),
+                    prices: Arc::clone(&self.prices),
+                    producer: producer.clone(),
+                    hints: Producer::hinting(&config.kafka).context("the producer's settings are refused")?,
                     codec,
-                    self.metrics.calls.clone(),
+                    rules: millrace_rules::load(&config.moderation.rule_sets, config.moderation.rules_file.as_deref())?,
+                    metrics: self.metrics.calls.clone(),
                     cancellations,
-                    lane,
-                )?;
+                };
+                let stage = millrace_inference_router::stage(deps, lane)?;
                 run_stage(millrace_inference_router::spec(lane), env, producer, stage).await
             }
             Service::Moderator => {

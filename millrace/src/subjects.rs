@@ -3,7 +3,7 @@
 use millrace_config::Config;
 use millrace_schemas::{
     Call, Cancellation, Completion, DeadLetter, DeadLetterAction, Document, Event, Fact, Lane, Outcome, Prompt,
-    Redrive, Request, topics,
+    Redrive, ReplyChunk, Request, topics,
 };
 
 /// Topic names on the broker with the name of their event.
@@ -31,6 +31,8 @@ pub fn subjects(config: &Config) -> Vec<(String, &'static str)> {
     ] {
         subjects.push((config.kafka.topic(topic), event));
     }
+    // Beside the outcomes of the topic: a subject of its own, for the two are not each other's versions.
+    subjects.push((format!("{}.chunks", config.kafka.topic(topics::REPLIES)), ReplyChunk::NAME));
     subjects.extend(config.topic_bindings.keys().map(|topic| (topic.clone(), Request::NAME)));
     subjects
 }

@@ -8,4 +8,4 @@ mod decide;
 mod stage;
 
 pub use decide::decide;
-pub use stage::{ModeratorStage, rule_sets, spec};
+pub use stage::{ModeratorStage, spec};

@@ -33,32 +33,16 @@ pub fn spec(lane: Lane) -> DriverSpec {
     }
 }
 
-/// The configured rule sets, ready for use.
-///
-/// # Errors
-/// When a set can not be used, or the file can not be read.
-pub fn rule_sets(config: &ModerationConfig) -> Result<BTreeMap<String, Compiled>, RulesError> {
-    let file = match &config.rules_file {
-        None => None,
-        Some(path) => {
-            let name = path.display().to_string();
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| RulesError::Syntax { place: name.clone(), reason: error.to_string() })?;
-            Some((name, text))
-        }
-    };
-    let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    millrace_rules::compile_all(&config.rule_sets, file)
-}
-
 impl ModeratorStage {
     /// A moderator with these rule sets.
     ///
     /// # Errors
-    /// As [`rule_sets`].
+    /// When a rule set can not be used, or their file can not be read.
     pub fn new(config: &Config, codec: Codec, producer: Producer, lane: Lane) -> Result<Self, RulesError> {
+        let ModerationConfig { rule_sets, rules_file, .. } = &config.moderation;
+        let rules = millrace_rules::load(rule_sets, rules_file.as_deref())?;
         let no_rules = RuleSet::default().compile()?;
-        Ok(Self { codec, producer, rules: rule_sets(&config.moderation)?, no_rules, lane })
+        Ok(Self { codec, producer, rules, no_rules, lane })
     }
 
     async fn plan(&self, outcome: &Outcome) -> Result<Plan, StageError> {

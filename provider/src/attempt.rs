@@ -1,9 +1,9 @@
 //! One HTTP request under async-openai, and never a second.
 //!
 //! async-openai retries by itself, and its errors keep neither headers nor statuses of server
-//! errors. This service takes the place of its transport: it sends once, reads the whole answer
-//! within bounds, and decides which [`CallError`] a failure is. A complete, well-formed answer is
-//! all that async-openai ever sees, so it never logs a body either.
+//! errors. This service takes the place of its transport: it sends once, reads the answer within bounds,
+//! whole or event by event, and decides which [`CallError`] a failure is. A well-formed answer is all that
+//! async-openai ever sees, so it never logs a body either.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use async_openai::error::OpenAIError;
 use async_openai::middleware::HttpRequestFactory;
-use reqwest::header::AUTHORIZATION;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::{Response, StatusCode};
 use serde::de::IgnoredAny;
 
 use crate::failure::{CallError, Refusal};
 use crate::retry_after::retry_after;
+use crate::streamed;
 
 /// The largest answer that is read, bytes. Memory is bounded whatever a provider sends.
-const ANSWER_LIMIT: usize = 32 << 20;
+pub(crate) const ANSWER_LIMIT: usize = 32 << 20;
 /// As much of an error answer is read, bytes.
 const ERROR_LIMIT: usize = 64 << 10;
 
@@ -32,6 +33,8 @@ pub(crate) struct Attempt {
     pub authorized: bool,
     /// For everything from connecting to the last byte.
     pub timeout: Duration,
+    /// Whether the answer is handed on in events, as they come.
+    pub streams: bool,
 }
 
 impl Attempt {
@@ -46,7 +49,15 @@ impl Attempt {
         }
         let response = self.http.execute(request).await.map_err(|error| unsent_or_lost(&error))?;
         let status = response.status();
-        if status.is_success() { whole_answer(response).await } else { Err(refusal(response).await) }
+        if !status.is_success() {
+            Err(refusal(response).await)
+        } else if !self.streams {
+            Ok(http::Response::new(whole_answer(response).await?).into())
+        } else if status == StatusCode::OK && is_event_stream(&response) {
+            Ok(streamed::events(response))
+        } else {
+            Ok(streamed::one_event(whole_answer(response).await?))
+        }
     }
 }
 
@@ -83,7 +94,12 @@ pub(crate) fn call_error(error: OpenAIError) -> CallError {
     }
 }
 
-async fn whole_answer(response: Response) -> Result<Response, CallError> {
+fn is_event_stream(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
+}
+
+async fn whole_answer(response: Response) -> Result<Vec<u8>, CallError> {
     let status = response.status();
     let body = read(response, ANSWER_LIMIT).await?;
     if body.len() > ANSWER_LIMIT {
@@ -101,7 +117,7 @@ async fn whole_answer(response: Response) -> Result<Response, CallError> {
             body.len()
         )));
     }
-    Ok(http::Response::new(body).into())
+    Ok(body)
 }
 
 async fn refusal(response: Response) -> CallError {
@@ -137,7 +153,7 @@ fn unsent_or_lost(error: &reqwest::Error) -> CallError {
 }
 
 /// An error and its causes in one line. Reqwest's own text hides the cause.
-fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -1,4 +1,4 @@
-//! The two calls there are.
+//! The calls whose answer comes in one piece.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::targets::{Slot, Target};
 use crate::{CallError, Usage, tokens};
 
 /// The header that carries the call id, so that a provider's log can be matched with ours.
-const CLIENT_REQUEST_ID: &str = "x-client-request-id";
+pub(crate) const CLIENT_REQUEST_ID: &str = "x-client-request-id";
 
 /// A provider's answer to a chat completion (HTTP 200, well-formed JSON).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Slot {
 
 /// What a call tells of its provider. One that had less time than the provider is given says nothing
 /// by having run out of it.
-fn heard<T>(result: &Result<T, CallError>, had_time: bool) -> Heard {
+pub(crate) fn heard<T>(result: &Result<T, CallError>, had_time: bool) -> Heard {
     match result {
         Ok(_) => Heard::Answered,
         Err(CallError::Answered(refusal)) if refusal.status < 500 => Heard::Answered,
@@ -74,7 +74,7 @@ fn heard<T>(result: &Result<T, CallError>, had_time: bool) -> Heard {
     }
 }
 
-fn load<T>(result: &Result<T, CallError>) -> Load {
+pub(crate) fn load<T>(result: &Result<T, CallError>) -> Load {
     match result {
         Ok(_) => Load::Carried,
         // An account that is used up is refused with the same status, and for good.

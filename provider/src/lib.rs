@@ -1,7 +1,7 @@
 //! Calls to OpenAI-compatible providers, and the records that every paid call leaves.
 //!
 //! ```text
-//! Providers ── route(alias) ──> [Target] ── slot() ──> Slot ── chat() / embed() ──> one HTTP request
+//! Providers ── route(alias) ──> [Target] ── slot() ──> Slot ── chat() / chat_streamed() / embed() ──> one HTTP request
 //! Ledgered  ── start() ──> StartedCall ── not_sent() / failed() ──> the topic `calls`
 //! ```
 //!
@@ -37,6 +37,7 @@ mod limit;
 mod metrics;
 mod paid;
 mod retry_after;
+mod streamed;
 mod targets;
 pub mod tokens;
 mod usage;

@@ -177,8 +177,17 @@ impl Slot {
 
 impl Target {
     pub(crate) fn client(&self, timeout: Duration) -> Client<Arc<dyn config::Config>> {
+        self.client_of(timeout, false)
+    }
+
+    /// Its answers are handed on as they come.
+    pub(crate) fn streaming_client(&self, timeout: Duration) -> Client<Arc<dyn config::Config>> {
+        self.client_of(timeout, true)
+    }
+
+    fn client_of(&self, timeout: Duration, streams: bool) -> Client<Arc<dyn config::Config>> {
         let Upstream { client, http, authorized, .. } = &*self.upstream;
-        client.clone().with_http_service(Attempt { http: http.clone(), authorized: *authorized, timeout })
+        client.clone().with_http_service(Attempt { http: http.clone(), authorized: *authorized, timeout, streams })
     }
 }
 

@@ -1,11 +1,14 @@
 //! Rules ready for use.
 
+use std::borrow::Cow;
+
 use regex::{Regex, RegexBuilder};
 use sha2::{Digest, Sha256};
 
 use crate::RulesError;
 use crate::definition::{LengthRule, RuleSet, refuse};
 use crate::pii::{Finder, Span};
+use crate::streaming::Reach;
 use crate::terms::Terms;
 use crate::verdict::{Action, Hit, HitKind, MAX_HITS, Verdict};
 
@@ -28,6 +31,8 @@ pub struct Compiled {
     patterns: Vec<(String, Action, Regex)>,
     finders: Vec<Finder>,
     max_chars: Option<LengthRule>,
+    /// How far the rules that redact look, where that is bounded.
+    reach: Option<Reach>,
 }
 
 /// A hit before anybody has to read it.
@@ -62,6 +67,7 @@ impl Compiled {
             patterns: patterns.collect::<Result<_, _>>()?,
             finders: Finder::all(&set.pii)?,
             max_chars: set.max_chars.clone(),
+            reach: Reach::of(set),
         };
         compiled.refuse_labels_that_are_hit()?;
         Ok(compiled)
@@ -75,6 +81,43 @@ impl Compiled {
     /// Whether no text can be hit, so that checking can be skipped.
     pub fn is_empty(&self) -> bool {
         self.terms.is_none() && self.patterns.is_empty() && self.finders.is_empty() && self.max_chars.is_none()
+    }
+
+    /// The most that any rule does.
+    pub(crate) fn most_severe(&self) -> Action {
+        let terms = self.term_rules.iter().map(|(_, action)| *action);
+        let patterns = self.patterns.iter().map(|(_, action, _)| *action);
+        let finders = self.finders.iter().map(|finder| finder.action);
+        let length = self.max_chars.iter().map(|rule| rule.action);
+        terms.chain(patterns).chain(finders).chain(length).max().unwrap_or_default()
+    }
+
+    pub(crate) fn reach(&self) -> Option<Reach> {
+        self.reach
+    }
+
+    /// What passes of the beginning of `text`, up to where nothing that may follow can change it. None when
+    /// that is not known, or something is to be blocked.
+    pub(crate) fn settled(&self, text: &str) -> Option<String> {
+        let reach = self.reach?;
+        let mut redacted = Cow::Borrowed(text);
+        let mut stable = text.len();
+        for _ in 0..MAX_PASSES {
+            let found = self.find(&redacted);
+            // Hits that begin before this place are all found, and it is in none of them.
+            let place = outside(&found, reach.settled(&redacted, stable));
+            match found.iter().map(|found| found.action).max().unwrap_or_default() {
+                // What follows may bring about one more pass.
+                Action::Allow => return Some(redacted[..reach.settled(&redacted, place)].to_owned()),
+                Action::Redact => {
+                    let before: Vec<Found<'_>> = found.iter().filter(|found| found.span.1 <= place).copied().collect();
+                    stable = replace(&redacted[..place], &before).len();
+                    redacted = Cow::Owned(replace(&redacted, &found));
+                }
+                Action::Block => return None,
+            }
+        }
+        None
     }
 
     /// Checks a text.
@@ -172,6 +215,13 @@ fn version(set: &RuleSet) -> String {
 
 fn label(rule: &str) -> String {
     format!("[{}]", rule.to_ascii_uppercase())
+}
+
+/// The last place up to `place` that is in nothing to be redacted.
+fn outside(found: &[Found<'_>], place: usize) -> usize {
+    let to_redact = found.iter().rev().filter(|found| found.action == Action::Redact);
+    to_redact
+        .fold(place, |place, found| if found.span.0 < place && place < found.span.1 { found.span.0 } else { place })
 }
 
 /// Puts labels in place of what is to be redacted; what overlaps gets one label, the first's. Only

@@ -21,6 +21,7 @@ mod error;
 mod iban;
 mod pii;
 mod sets;
+mod streaming;
 mod terms;
 mod verdict;
 
@@ -28,5 +29,6 @@ pub use crate::compiled::Compiled;
 pub use crate::completion::{LocatedHit, Moderated};
 pub use crate::definition::{LengthRule, PatternRule, PiiRules, RuleSet, TermRule};
 pub use crate::error::{CompletionError, RulesError};
-pub use crate::sets::compile_all;
+pub use crate::sets::{compile_all, load};
+pub use crate::streaming::{Redactor, Streaming};
 pub use crate::verdict::{Action, Hit, HitKind, MAX_HITS, Verdict};

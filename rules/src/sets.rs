@@ -1,9 +1,24 @@
 //! All rule sets of an installation.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::definition::syntax;
 use crate::{Compiled, RuleSet, RulesError};
+
+/// [`compile_all`] with the file at `file`.
+///
+/// # Errors
+/// When it can not be read, and as [`compile_all`].
+pub fn load(
+    inline: &BTreeMap<String, toml::Value>,
+    file: Option<&Path>,
+) -> Result<BTreeMap<String, Compiled>, RulesError> {
+    let Some(path) = file else { return compile_all(inline, None) };
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| syntax(&name, &error.to_string()))?;
+    compile_all(inline, Some((&name, &text)))
+}
 
 /// Makes the named rule sets ready for use: those of a file (its name and text, one TOML table per
 /// set) and those written in the configuration, which win. A set named `default` that is in neither

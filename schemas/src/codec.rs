@@ -22,6 +22,7 @@ use crate::events::{
     Call, Cancellation, Completion, DeadLetter, DeadLetterAction, Document, Fact, Outcome, Prompt, Redrive, Request,
 };
 use crate::json::JsonView;
+use crate::reply_chunk::ReplyChunk;
 
 /// More than this many foreign schemas are not kept: the rest are fetched each time.
 const FOREIGN_SCHEMAS_KEPT: usize = 1024;
@@ -129,6 +130,7 @@ events! {
     0 Request "request", 1 Prompt "prompt", 2 Completion "completion", 3 Outcome "outcome",
     4 Call "call", 5 Fact "fact", 6 Document "document", 7 DeadLetter "dead-letter",
     8 Cancellation "cancellation", 9 Redrive "redrive", 10 DeadLetterAction "dead-letter-action",
+    11 ReplyChunk "reply-chunk",
 }
 
 /// Encodes and decodes events. Cheap to clone.
@@ -298,6 +300,7 @@ fn own_schema(index: usize) -> &'static Schema {
             Cancellation::avro().schema,
             Redrive::avro().schema,
             DeadLetterAction::avro().schema,
+            ReplyChunk::avro().schema,
         ]
     });
     SCHEMAS[index]

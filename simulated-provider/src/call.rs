@@ -149,7 +149,7 @@ pub(crate) async fn answer<T: Task>(
     if fault == Some(Fault::MalformedJson {}) {
         reply.malform();
     }
-    signed(&app, arrival, reply.into_response(ending, app.config.tokens_per_second, in_flight))
+    signed(&app, arrival, reply.into_response(ending, app.pace(), in_flight))
 }
 
 fn admit<T: Task>(app: &App, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {

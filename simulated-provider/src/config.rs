@@ -65,10 +65,8 @@ impl SimulatedProviderConfig {
         if min == 0 || min > max {
             return Some(format!("completion_tokens is {min} to {max}: set 1 <= min <= max"));
         }
-        if let Some(pace) = self.tokens_per_second
-            && !(pace.is_finite() && pace > 0.0)
-        {
-            return Some(format!("tokens_per_second is {pace}: set a positive number or leave it out"));
+        if let Some(problem) = problem_of_pace(self.tokens_per_second) {
+            return Some(problem);
         }
         if self.embedding_dimensions == 0 || self.embedding_dimensions > 8_192 {
             return Some(format!("embedding_dimensions is {}: set 1 to 8192", self.embedding_dimensions));
@@ -78,6 +76,12 @@ impl SimulatedProviderConfig {
         }
         self.latency.problem().or_else(|| crate::faults::problem(&self.faults))
     }
+}
+
+/// One line that says what to change in `tokens_per_second`, if something must be.
+pub(crate) fn problem_of_pace(pace: Option<f64>) -> Option<String> {
+    let pace = pace.filter(|pace| !(pace.is_finite() && *pace > 0.0))?;
+    Some(format!("tokens_per_second is {pace}: set a positive number or leave it out"))
 }
 
 /// How many tokens an answer has, both ends included.

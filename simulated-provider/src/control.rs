@@ -11,11 +11,11 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api_error::ApiError;
-use crate::config::Latency;
+use crate::config::{Latency, problem_of_pace};
 use crate::faults::{self, FaultRule};
 use crate::server::App;
 use crate::stats::Count;
@@ -89,6 +89,24 @@ pub(crate) async fn put_latency(
     }
     app.set_latency(latency);
     Ok(Json(latency))
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pace {
+    tokens_per_second: Option<f64>,
+}
+
+pub(crate) async fn put_pace(
+    State(app): State<Arc<App>>,
+    pace: Result<Json<Pace>, JsonRejection>,
+) -> Result<Json<Pace>, ApiError> {
+    let Json(pace) = pace.map_err(unreadable)?;
+    if let Some(problem) = problem_of_pace(pace.tokens_per_second) {
+        return Err(ApiError::invalid("", None, problem));
+    }
+    app.set_pace(pace.tokens_per_second);
+    Ok(Json(pace))
 }
 
 fn unreadable(rejection: JsonRejection) -> ApiError {

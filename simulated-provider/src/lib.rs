@@ -14,6 +14,7 @@
 //! POST /reset      forget counts, attempts and script positions
 //! PUT  /faults     replace the fault script                     (a list of [`FaultRule`])
 //! PUT  /latency    replace the latency distribution             ([`Latency`])
+//! PUT  /pace       replace the pace of streams                   (`{"tokens_per_second": 50}`, or null: all at once)
 //! ```
 //!
 //! Faults are the ones real providers show: see [`Fault`].

@@ -152,6 +152,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/reset", post(control::reset))
         .route("/faults", put(control::put_faults).get(control::faults))
         .route("/latency", put(control::put_latency))
+        .route("/pace", put(control::put_pace))
         .fallback(control::no_such_url)
         .method_not_allowed_fallback(control::wrong_method)
         .layer(limit)
@@ -168,6 +169,7 @@ pub(crate) struct App {
     pub no_model: Arc<str>,
     model_names: Vec<Arc<str>>,
     latency: Mutex<Latency>,
+    pace: Mutex<Option<f64>>,
     script: Mutex<Installed>,
     requests: AtomicU64,
 }
@@ -194,6 +196,7 @@ impl App {
                 .map(|name| name.as_str().into())
                 .collect(),
             latency: Mutex::new(config.latency),
+            pace: Mutex::new(config.tokens_per_second),
             script: Mutex::new(Installed { script: Script::new(config.faults.clone()), since: Instant::now() }),
             requests: AtomicU64::new(0),
             config,
@@ -228,6 +231,15 @@ impl App {
 
     pub(crate) fn set_latency(&self, latency: Latency) {
         *lock(&self.latency) = latency;
+    }
+
+    /// Tokens of a stream in a second.
+    pub(crate) fn pace(&self) -> Option<f64> {
+        *lock(&self.pace)
+    }
+
+    pub(crate) fn set_pace(&self, pace: Option<f64>) {
+        *lock(&self.pace) = pace;
     }
 
     pub(crate) fn decide(&self, subject: &Subject<'_>) -> Option<Fault> {

@@ -462,7 +462,13 @@ embedding_model = "sim-embed"
 [vectors]
 url = "{vectors}"
 
+[moderation.rule_sets.default]
+
+[moderation.rule_sets.discreet]
+terms = [{{ name = "place", words = ["Zanzibar"], action = "redact" }}]
+
 [tenants.rival]
+moderation = "discreet"
 keys = [{{ id = "default", key = "{RIVAL_KEY}" }}]
 
 [tenants.acme]

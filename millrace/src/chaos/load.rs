@@ -101,6 +101,8 @@ pub struct Rate {
     pub cancels: bool,
     /// Whether some requests over topics can never succeed.
     pub bad: bool,
+    /// Whether most answers over HTTP are streamed.
+    pub streams: bool,
 }
 
 /// Requests that keep coming until they are [stopped](Load::stop).
@@ -194,7 +196,7 @@ impl Asker {
             }
             // Each client asks about documents every second time.
             let about = (self.rate.documents && time % 2 == 0).then_some(COLLECTION);
-            given.requests.push(self.ask(&client, about).await?);
+            given.requests.push(self.ask(&client, about, self.rate.streams && time % 3 != 0).await?);
             if self.rate.cancels {
                 given.requests.push(self.take_back(&client).await?);
             }
@@ -205,18 +207,23 @@ impl Asker {
 
     /// Asks with a key of its own, at both doors at once and once more when it is answered: whoever
     /// dies in between, it is one request. Returns its id.
-    async fn ask(&self, client: &reqwest::Client, about: Option<&str>) -> anyhow::Result<String> {
+    /// What was said is the same each time, streamed or not.
+    async fn ask(&self, client: &reqwest::Client, about: Option<&str>, streams: bool) -> anyhow::Result<String> {
         let key = format!("chaos-{:016x}", rand::random::<u64>());
-        let body = question(&format!("Write a sentence about {key}."), about);
+        let mut body = question(&format!("Write a sentence about {key}."), about);
+        if streams {
+            body["stream"] = true.into();
+        }
         let asked = |first: usize| self.until_answered(client, "chat/completions", Some(&key), &body, first);
         let first = usize::try_from(self.number)?;
-        let ids = futures::future::try_join(asked(first), asked(first + 1)).await?;
+        let answers = futures::future::try_join(asked(first), asked(first + 1)).await?;
         let again = asked(first).await?;
-        let ids = [&ids.0, &ids.1, &again].map(|answer| answer.id.clone());
-        let is_one = !ids[0].is_empty() && ids.iter().all(|id| *id == ids[0]);
-        ensure!(is_one, "one key has several requests, or none: {ids:?}");
-        let [id, ..] = ids;
-        Ok(id)
+        let Answered { id, said } = &again;
+        let is_one = !id.is_empty() && [&answers.0, &answers.1].iter().all(|answer| answer.id == *id);
+        ensure!(is_one, "one key has several requests, or none: {answers:?} and {again:?}");
+        let is_same = !said.is_empty() && [&answers.0, &answers.1].iter().all(|answer| answer.said == *said);
+        ensure!(is_same, "one request has several answers, or none: {answers:?} and {again:?}");
+        Ok(again.id)
     }
 
     /// Asks, and takes the request back at the other door meanwhile. Returns its id, which ends either way.
@@ -258,7 +265,11 @@ impl Asker {
             match request.json(body).send().await {
                 Ok(answer) if is_final(answer.status()) => {
                     let id = answer.headers().get("x-request-id").and_then(|id| id.to_str().ok());
-                    return Ok(Answered { id: id.unwrap_or_default().to_owned() });
+                    let id = id.unwrap_or_default().to_owned();
+                    match said(answer).await {
+                        Ok(said) => return Ok(Answered { id, said }),
+                        Err(error) => last = error.to_string(),
+                    }
                 }
                 Ok(answer) => last = answer.status().to_string(),
                 Err(error) => last = error.to_string(),
@@ -274,8 +285,29 @@ fn is_final(status: StatusCode) -> bool {
     matches!(status, StatusCode::OK | StatusCode::ACCEPTED) || status.as_u16() == 499
 }
 
+#[derive(Debug)]
 struct Answered {
     id: String,
+    said: String,
+}
+
+/// The text of an answer, whole or streamed to its end.
+async fn said(answer: reqwest::Response) -> anyhow::Result<String> {
+    let text = answer.text().await?;
+    if !text.starts_with(['d', ':']) {
+        let answer: Value = serde_json::from_str(&text)?;
+        return Ok(answer["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned());
+    }
+    let mut said = String::new();
+    for data in text.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        if data == "[DONE]" {
+            return Ok(said);
+        }
+        let event: Value = serde_json::from_str(data)?;
+        ensure!(event["error"].is_null(), "{event}");
+        said += event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+    }
+    bail!("a stream without an end")
 }
 
 fn question(content: &str, collection: Option<&str>) -> Value {

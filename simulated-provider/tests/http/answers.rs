@@ -162,6 +162,9 @@ async fn an_answer_takes_the_latency_set_and_no_less() {
     let (status, _) = provider.put("/latency", &json!({"kind": "constant", "ms": 0})).await;
     assert_eq!(status, 200);
     assert!(took(&provider).await < 250);
+    assert_eq!(provider.put("/pace", &json!({"tokens_per_second": 50})).await.0, 200);
+    assert_eq!(provider.put("/pace", &json!({"tokens_per_second": null})).await.0, 200);
+    assert_eq!(provider.put("/pace", &json!({"tokens_per_second": 0})).await.0, 400);
     let (status, error) = provider.put("/latency", &json!({"kind": "uniform", "min_ms": 5, "max_ms": 1})).await;
     assert_eq!(status, 400);
     assert!(error["error"]["message"].as_str().unwrap().contains("min <= max"), "{error}");

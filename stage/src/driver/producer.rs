@@ -37,6 +37,9 @@ pub enum ProduceError {
 /// Long enough to fill a request to the broker under load, short beside a call.
 const BATCH_LINGER_MS: &str = "20";
 
+/// A hint that is older than this is of no use any more.
+const HINT: Duration = Duration::from_secs(5);
+
 struct Acks;
 
 impl ClientContext for Acks {
@@ -90,6 +93,14 @@ impl Producer {
         let settings = [("message.timeout.ms", timeout.as_millis().to_string())];
         let config = producer_config(kafka, &settings.each_ref().map(|(name, value)| (*name, value.as_str())));
         Ok(Self { renewal: Some(Arc::new(config.clone())), ..Self::of(kafka, &config)? })
+    }
+
+    /// A producer of hints, which nobody misses for long: what is not acknowledged soon is given up.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings.
+    pub fn hinting(kafka: &KafkaConfig) -> Result<Self, KafkaError> {
+        Self::with_timeout(kafka, HINT)
     }
 
     fn with(kafka: &KafkaConfig, settings: &[(&str, &str)]) -> Result<Self, KafkaError> {

@@ -139,6 +139,19 @@ pub async fn python<S: AsRef<str>>(script: &str, args: &[S]) -> anyhow::Result<S
     run(interpreter.trim(), &all).await
 }
 
+/// Runs a module of `tests/clients/node` with the packages that are named there.
+pub async fn node(module: &str, args: &[&str]) -> anyhow::Result<String> {
+    let interpreter = run(repository().join("tests/clients.sh"), &[]).await?;
+    let python = Path::new(interpreter.trim());
+    let packages = python.ancestors().nth(3).context("the cache")?.join("node");
+    let script = std::fs::read_to_string(repository().join("tests/clients/node").join(module))?;
+    // Where it is read from decides where its packages are found.
+    std::fs::write(packages.join(module), script)?;
+    let mut all = vec![text(&packages)?.to_owned() + "/" + module];
+    all.extend(args.iter().map(|arg| (*arg).to_owned()));
+    run("node", &all.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
 }

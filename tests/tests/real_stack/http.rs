@@ -44,7 +44,7 @@ pub async fn answers_as_openai_does(pipeline: &Pipeline) -> anyhow::Result<()> {
     ensure!(reused.status() == 422, "{}", reused.text().await?);
 
     for (change, param, status) in [
-        (json!({ "stream": true }), "stream", 400),
+        (json!({ "stream": "yes" }), "stream", 400),
         (json!({ "messages": null }), "messages", 400),
         (json!({ "model": "no-such-model" }), "model", 404),
     ] {

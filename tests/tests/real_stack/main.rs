@@ -8,6 +8,7 @@ mod dlq;
 mod http;
 mod idempotency;
 mod knowledge;
+mod stream;
 mod volume;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     let mut pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
+    stream::flows_as_clients_know_it(&pipeline).await?;
     clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
     clients::readers_drop_copies(&stack, &pipeline).await?;
     knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;

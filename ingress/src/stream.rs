@@ -1,0 +1,264 @@
+//! A client that reads its answer while it is written, as server-sent events.
+//!
+//! Chunks come over `replies` and are only hints: one that is late, lost, or more than a slow client takes
+//! leaves a gap, and from there on the stream waits for the outcome and sends what is left of it. The end
+//! of a choice, the usage and `[DONE]` are only ever sent once the outcome is there, so whoever has seen
+//! them has what is stored.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use millrace_chat_stream::{Chunk, Whole, rest};
+use millrace_schemas::{Outcome, ReplyChunk};
+use tokio::sync::mpsc;
+
+use crate::accept::Accepted;
+use crate::error::ApiError;
+use crate::leave::Present;
+use crate::outcome;
+use crate::run::Ingress;
+
+/// So long the status waits for the first word: what fails sooner fails with its own status.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// A comment is sent after so long without an event: proxies close what is silent.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Answers with a stream, or with an error as long as nothing was sent.
+///
+/// # Errors
+/// [`ApiError`].
+pub(crate) async fn respond(
+    ingress: Arc<Ingress>,
+    accepted: Accepted,
+    tenant: String,
+    body_hash: String,
+    with_usage: bool,
+    present: Present,
+) -> Result<Response, ApiError> {
+    let began = Instant::now();
+    let id = accepted.waiter.request_id().to_owned();
+    let mut feed = Feed::new(ingress, accepted, tenant, body_hash, present);
+    let first = match tokio::time::timeout(HEAD_WITHIN, feed.next()).await {
+        Ok(Next::Ended(Err(error))) => {
+            feed.present.answered();
+            return Err(error);
+        }
+        Ok(Next::Ended(Ok(outcome))) if outcome.response.is_none() => {
+            feed.present.answered();
+            return Ok(outcome::to_response(*outcome));
+        }
+        Ok(next) => Some(next),
+        Err(_) => None,
+    };
+    let mut stream = Stream { feed, began: Some(began), with_usage, ready: VecDeque::new(), ended: false };
+    let headers = match &first {
+        Some(Next::Ended(Ok(outcome))) => outcome::headers(outcome),
+        Some(Next::Events(_) | Next::Ended(Err(_))) | None => vec![("x-request-id", id)],
+    };
+    first.into_iter().for_each(|next| stream.take(next));
+    let events = futures::stream::unfold(stream, |mut stream| async move {
+        let event = stream.event().await?;
+        Some((Ok::<_, Infallible>(Event::default().data(event)), stream))
+    });
+    let mut response =
+        Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive")).into_response();
+    outcome::add(&mut response, headers.into_iter().chain([("x-accel-buffering", "no".to_owned())]));
+    Ok(response)
+}
+
+/// What comes next for a client.
+enum Next {
+    /// Data of events, to be sent as they are.
+    Events(Vec<String>),
+    /// Nothing more will come of it.
+    Ended(Result<Box<Outcome>, ApiError>),
+}
+
+type Ending = Pin<Box<dyn Future<Output = Result<Outcome, ApiError>> + Send>>;
+
+/// Chunks and the outcome of one request, put in order.
+struct Feed {
+    ingress: Arc<Ingress>,
+    request_id: String,
+    body_hash: String,
+    outcome: Ending,
+    /// None from the first gap on.
+    chunks: Option<mpsc::Receiver<Vec<u8>>>,
+    order: Order,
+    present: Present,
+}
+
+impl Feed {
+    fn new(ingress: Arc<Ingress>, accepted: Accepted, tenant: String, body_hash: String, present: Present) -> Self {
+        let Accepted { mut waiter, patience, .. } = accepted;
+        let (request_id, chunks) = (waiter.request_id().to_owned(), waiter.chunks.take());
+        let outcome: Ending = {
+            let (ingress, hash) = (Arc::clone(&ingress), body_hash.clone());
+            Box::pin(async move { ingress.outcome(waiter, &tenant, &hash, patience).await })
+        };
+        Self { ingress, request_id, body_hash, outcome, chunks, order: Order::default(), present }
+    }
+
+    async fn next(&mut self) -> Next {
+        loop {
+            let chunk = async {
+                match &mut self.chunks {
+                    Some(chunks) => chunks.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let bytes = tokio::select! {
+                biased;
+                bytes = chunk => bytes,
+                outcome = &mut self.outcome => return Next::Ended(outcome.map(Box::new)),
+            };
+            let taken = match bytes {
+                Some(bytes) => match self.ingress.codec.decode::<ReplyChunk>(&bytes).await {
+                    Ok(chunk) if chunk.body_hash.as_ref().is_none_or(|hash| *hash == self.body_hash) => {
+                        self.order.take(chunk)
+                    }
+                    Ok(_) => Taken::Gap,
+                    Err(error) => {
+                        tracing::warn!(%error, request_id = self.request_id, "a chunk can not be read");
+                        Taken::Gap
+                    }
+                },
+                None => Taken::Gap,
+            };
+            match taken {
+                Taken::Events(events) => return Next::Events(events),
+                Taken::Gap => self.chunks = None,
+                Taken::OtherCall => return Next::Ended(Err(ApiError::interrupted(&self.request_id))),
+            }
+        }
+    }
+}
+
+/// What was sent of which call.
+#[derive(Default)]
+struct Order {
+    call_id: Option<String>,
+    next: i64,
+    sent: Whole,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Taken {
+    Events(Vec<String>),
+    /// Some are missing: the outcome has them.
+    Gap,
+    /// The answer was begun anew by another call.
+    OtherCall,
+}
+
+impl Order {
+    fn take(&mut self, chunk: ReplyChunk) -> Taken {
+        match &self.call_id {
+            Some(call_id) if *call_id != chunk.call_id => return Taken::OtherCall,
+            _ if chunk.sequence != self.next => return Taken::Gap,
+            Some(_) => {}
+            None => self.call_id = Some(chunk.call_id),
+        }
+        for event in &chunk.events {
+            match Chunk::parse(event) {
+                Ok(chunk) => self.sent.add(chunk),
+                Err(error) => {
+                    tracing::warn!(%error, "a router sent what is no chunk");
+                    return Taken::Gap;
+                }
+            }
+        }
+        self.next += i64::try_from(chunk.events.len()).unwrap_or(i64::MAX);
+        Taken::Events(chunk.events)
+    }
+}
+
+/// The events that a client gets.
+struct Stream {
+    feed: Feed,
+    /// Until the first event: when it was accepted.
+    began: Option<Instant>,
+    with_usage: bool,
+    ready: VecDeque<String>,
+    ended: bool,
+}
+
+impl Stream {
+    async fn event(&mut self) -> Option<String> {
+        while self.ready.is_empty() && !self.ended {
+            let next = self.feed.next().await;
+            self.take(next);
+        }
+        self.ready.pop_front()
+    }
+
+    fn take(&mut self, next: Next) {
+        if let Some(began) = self.began.take() {
+            self.feed.ingress.metrics.first_event_seconds.observe(began.elapsed().as_secs_f64());
+        }
+        match next {
+            Next::Events(events) => self.ready.extend(events),
+            Next::Ended(ended) => {
+                self.ended = true;
+                self.feed.present.answered();
+                self.ready.extend(self.last(ended));
+            }
+        }
+    }
+
+    fn last(&self, ended: Result<Box<Outcome>, ApiError>) -> Vec<String> {
+        let request_id = &self.feed.request_id;
+        let error = match ended {
+            Ok(outcome) => match (outcome.response, outcome.error) {
+                (Some(answer), None) => match rest(&answer, &self.feed.order.sent, self.with_usage) {
+                    Ok(chunks) => return chunks.into_iter().chain(["[DONE]".to_owned()]).collect(),
+                    Err(error) => {
+                        tracing::info!(%error, request_id, "a stream ends without the rest of its answer");
+                        ApiError::interrupted(request_id)
+                    }
+                },
+                (_, Some(error)) => ApiError::from(error),
+                (None, None) => ApiError::interrupted(request_id),
+            },
+            Err(error) => error,
+        };
+        vec![error.to_json().to_string()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(call_id: &str, sequence: i64, texts: &[&str]) -> ReplyChunk {
+        let event = |text: &&str| format!(r#"{{"choices":[{{"index":0,"delta":{{"content":"{text}"}}}}]}}"#);
+        ReplyChunk {
+            request_id: "r".to_owned(),
+            body_hash: None,
+            call_id: call_id.to_owned(),
+            sequence,
+            events: texts.iter().map(event).collect(),
+        }
+    }
+
+    #[test]
+    fn only_the_next_events_of_one_call_are_sent() {
+        let mut order = Order::default();
+        assert_eq!(Order::default().take(chunk("a", 1, &["x"])), Taken::Gap, "its beginning was missed");
+        assert!(matches!(order.take(chunk("a", 0, &["x", "y"])), Taken::Events(events) if events.len() == 2));
+        assert!(matches!(order.take(chunk("a", 2, &["z"])), Taken::Events(_)));
+        assert_eq!(order.take(chunk("a", 2, &["z"])), Taken::Gap, "not twice");
+        assert_eq!(order.take(chunk("a", 4, &["z"])), Taken::Gap);
+        assert_eq!(order.take(chunk("b", 0, &["x"])), Taken::OtherCall);
+        let completion = br#"{"choices":[{"index":0,"message":{"content":"xyz!"},"finish_reason":"stop"}]}"#;
+        let left = rest(completion, &order.sent, false).expect("a rest");
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(left[0].contains(r#"{"content":"!"}"#), "{left:?}");
+    }
+}

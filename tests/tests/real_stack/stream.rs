@@ -1,0 +1,117 @@
+//! Answers that are read while they are written.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use millrace_tests::{Pipeline, RIVAL_KEY, TENANT_KEY, client};
+use serde_json::{Value, json};
+
+use crate::clients::{node, python};
+use crate::until;
+
+/// Their first answers break in the middle.
+const BROKEN: [&str; 2] = ["Break off for Python", "Break off for Node"];
+
+pub async fn flows_as_clients_know_it(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let cut = |prompt| json!({ "when": { "prompt_contains": prompt, "first_attempts": 1 }, "then": { "kind": "cut" } });
+    set(pipeline, "faults", &json!(BROKEN.map(cut))).await?;
+    let url = format!("{}/v1", pipeline.http);
+    python("tests/clients/openai_stream.py", &["--base-url", &url, "--key", TENANT_KEY, "--broken", BROKEN[0]]).await?;
+    node("openai_stream.mjs", &[&url, TENANT_KEY, BROKEN[1]]).await?;
+    set(pipeline, "faults", &json!([])).await?;
+
+    set(pipeline, "pace", &json!({ "tokens_per_second": 20 })).await?;
+    is_seen_while_it_is_written(pipeline).await?;
+    goes_on_without_its_client(pipeline).await?;
+    is_redacted_before_it_is_seen(pipeline).await?;
+    set(pipeline, "pace", &json!({ "tokens_per_second": null })).await
+}
+
+async fn is_seen_while_it_is_written(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let mut answer = ask(&pipeline.http, TENANT_KEY, "Tell me slowly").await?;
+    let id = answer.headers()["x-request-id"].to_str()?.to_owned();
+    let kind = answer.headers()["content-type"].to_str()?;
+    ensure!(kind.starts_with("text/event-stream"), "{kind}");
+    let mut text = String::new();
+    while content(&text)?.is_empty() {
+        text += std::str::from_utf8(&answer.chunk().await?.context("an event")?)?;
+    }
+    let (begun, running) = (content(&text)?, pipeline.count().await?);
+    ensure!(running["in_flight"].as_u64() > Some(0), "the provider has said everything before anything was seen");
+    let stored = client()?.get(format!("{}/v1/requests/{id}", pipeline.http)).bearer_auth(TENANT_KEY).send().await?;
+    let stored: Value = stored.json().await?;
+    ensure!(stored["status"] == "in_progress", "{stored}");
+    while let Some(more) = answer.chunk().await? {
+        text += std::str::from_utf8(&more)?;
+    }
+    let stored = until(&format!("{}/v1/requests/{id}", pipeline.http), |v| v["status"] != "in_progress").await?;
+    let whole = stored["response"]["choices"][0]["message"]["content"].as_str().context("a text")?;
+    ensure!(text.ends_with("data: [DONE]\n\n") && content(&text)? == whole, "{text} is not {whole}");
+    ensure!(begun.len() < whole.len() && whole.starts_with(&begun), "{begun} is not the beginning of {whole}");
+    Ok(())
+}
+
+/// At one door a client leaves after the first words; at the other the outcome is there in the end.
+async fn goes_on_without_its_client(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let mut answer = ask(&pipeline.http, TENANT_KEY, "Go on without me").await?;
+    let id = answer.headers()["x-request-id"].to_str()?.to_owned();
+    answer.chunk().await?.context("an event")?;
+    drop(answer);
+    let door = pipeline.doors.last().context("a door")?;
+    let stored = until(&format!("{door}/v1/requests/{id}"), |v| v["status"] != "in_progress").await?;
+    ensure!(stored["status"] == "succeeded" && stored["calls"].as_array().map(Vec::len) == Some(1), "{stored}");
+    Ok(())
+}
+
+/// Answers mention words of their prompts, and this tenant's rules redact one of them.
+async fn is_redacted_before_it_is_seen(pipeline: &Pipeline) -> anyhow::Result<()> {
+    const PROMPT: &str = "Zanzibar, or the harbour?";
+    let mut answer = ask(&pipeline.http, RIVAL_KEY, PROMPT).await?;
+    let id = answer.headers()["x-request-id"].to_str()?.to_owned();
+    let mut text = String::new();
+    while content(&text)?.is_empty() {
+        text += std::str::from_utf8(&answer.chunk().await?.context("an event")?)?;
+    }
+    ensure!(pipeline.count().await?["in_flight"].as_u64() > Some(0), "it was held back to its end");
+    while let Some(more) = answer.chunk().await? {
+        text += std::str::from_utf8(&more)?;
+    }
+    let door = pipeline.doors.last().context("a door")?;
+    let url = format!("{door}/v1/requests/{id}");
+    let mut stored = Value::Null;
+    for _ in 0..100 {
+        stored = client()?.get(&url).bearer_auth(RIVAL_KEY).send().await?.json().await?;
+        if stored["status"] != "in_progress" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let whole = stored["response"]["choices"][0]["message"]["content"].as_str().context("a text")?;
+    ensure!(stored["moderation"]["action"] == "redact" && whole.contains("[PLACE]"), "{stored}");
+    ensure!(content(&text)? == whole && !text.contains("Zanzibar"), "{text} is not {whole}");
+    Ok(())
+}
+
+async fn ask(door: &str, key: &str, prompt: &str) -> anyhow::Result<reqwest::Response> {
+    let body = json!({ "model": "sim-small", "stream": true, "max_completion_tokens": 100,
+        "messages": [{ "role": "user", "content": prompt }] });
+    let answer = client()?.post(format!("{door}/v1/chat/completions")).bearer_auth(key).json(&body).send().await?;
+    ensure!(answer.status() == 200, "{}", answer.text().await?);
+    Ok(answer)
+}
+
+/// What the events that are complete say.
+fn content(text: &str) -> anyhow::Result<String> {
+    let mut content = String::new();
+    for event in text.split_inclusive("\n\n").filter(|event| event.ends_with("\n\n")) {
+        let Some(data) = event.trim_end().strip_prefix("data: ").filter(|data| *data != "[DONE]") else { continue };
+        let chunk: Value = serde_json::from_str(data)?;
+        content += chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+    }
+    Ok(content)
+}
+
+async fn set(pipeline: &Pipeline, what: &str, value: &Value) -> anyhow::Result<()> {
+    client()?.put(format!("{}/{what}", pipeline.provider)).json(value).send().await?.error_for_status()?;
+    Ok(())
+}
