@@ -6,6 +6,9 @@ use millrace_schemas::{
     Redrive, ReplyChunk, Request, topics,
 };
 
+/// Follows the name of a topic whose second event has a subject of its own.
+pub const CHUNKS: &str = ".chunks";
+
 /// Topic names on the broker with the name of their event.
 pub fn subjects(config: &Config) -> Vec<(String, &'static str)> {
     let mut subjects = Vec::new();
@@ -32,7 +35,7 @@ pub fn subjects(config: &Config) -> Vec<(String, &'static str)> {
         subjects.push((config.kafka.topic(topic), event));
     }
     // Beside the outcomes of the topic: a subject of its own, for the two are not each other's versions.
-    subjects.push((format!("{}.chunks", config.kafka.topic(topics::REPLIES)), ReplyChunk::NAME));
+    subjects.push((config.kafka.topic(topics::REPLIES) + CHUNKS, ReplyChunk::NAME));
     subjects.extend(config.topic_bindings.keys().map(|topic| (topic.clone(), Request::NAME)));
     subjects
 }
