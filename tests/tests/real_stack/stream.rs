@@ -20,10 +20,12 @@ pub async fn flows_as_clients_know_it(pipeline: &Pipeline) -> anyhow::Result<()>
     node("openai_stream.mjs", &[&url, TENANT_KEY, BROKEN[1]]).await?;
     set(pipeline, "faults", &json!([])).await?;
 
-    set(pipeline, "pace", &json!({ "tokens_per_second": 20 })).await?;
+    // Slowly enough for any machine to look in between.
+    set(pipeline, "pace", &json!({ "tokens_per_second": 5 })).await?;
     is_seen_while_it_is_written(pipeline).await?;
-    goes_on_without_its_client(pipeline).await?;
     is_redacted_before_it_is_seen(pipeline).await?;
+    set(pipeline, "pace", &json!({ "tokens_per_second": 20 })).await?;
+    goes_on_without_its_client(pipeline).await?;
     set(pipeline, "pace", &json!({ "tokens_per_second": null })).await
 }
 
