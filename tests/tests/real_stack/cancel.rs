@@ -65,7 +65,8 @@ pub async fn a_running_call_is_broken_off_and_on_the_bill(pipeline: &Pipeline) -
     Ok(())
 }
 
-async fn in_flight(pipeline: &Pipeline, calls: u64) -> anyhow::Result<()> {
+/// Waits until the provider works on so many calls.
+pub async fn in_flight(pipeline: &Pipeline, calls: u64) -> anyhow::Result<()> {
     for _ in 0..200 {
         if pipeline.count().await?["in_flight"] == calls {
             return Ok(());

@@ -91,9 +91,13 @@ async fn usage_is_what_the_provider_counted(pipeline: &Pipeline) -> anyhow::Resu
 }
 
 async fn until(url: &str, done: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    until_as(TENANT_KEY, url, done).await
+}
+
+async fn until_as(key: &str, url: &str, done: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
     let client = client()?;
     for _ in 0..100 {
-        let value: Value = client.get(url).bearer_auth(TENANT_KEY).send().await?.json().await?;
+        let value: Value = client.get(url).bearer_auth(key).send().await?.json().await?;
         if done(&value) {
             return Ok(value);
         }

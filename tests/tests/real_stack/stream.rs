@@ -1,13 +1,13 @@
 //! Answers that are read while they are written.
 
-use std::time::Duration;
-
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+use millrace_schemas::RequestId;
 use millrace_tests::{Pipeline, RIVAL_KEY, TENANT_KEY, client};
 use serde_json::{Value, json};
 
+use crate::cancel::in_flight;
 use crate::clients::{node, python};
-use crate::until;
+use crate::{until, until_as};
 
 /// Their first answers break in the middle.
 const BROKEN: [&str; 2] = ["Break off for Python", "Break off for Node"];
@@ -15,6 +15,8 @@ const BROKEN: [&str; 2] = ["Break off for Python", "Break off for Node"];
 pub async fn flows_as_clients_know_it(pipeline: &Pipeline) -> anyhow::Result<()> {
     let cut = |prompt| json!({ "when": { "prompt_contains": prompt, "first_attempts": 1 }, "then": { "kind": "cut" } });
     set(pipeline, "faults", &json!(BROKEN.map(cut))).await?;
+    // An answer that the provider says at once may be there before any part of it.
+    set(pipeline, "pace", &json!({ "tokens_per_second": 20 })).await?;
     let url = format!("{}/v1", pipeline.http);
     python("tests/clients/openai_stream.py", &["--base-url", &url, "--key", TENANT_KEY, "--broken", BROKEN[0]]).await?;
     node("openai_stream.mjs", &[&url, TENANT_KEY, BROKEN[1]]).await?;
@@ -24,6 +26,7 @@ pub async fn flows_as_clients_know_it(pipeline: &Pipeline) -> anyhow::Result<()>
     set(pipeline, "pace", &json!({ "tokens_per_second": 5 })).await?;
     is_seen_while_it_is_written(pipeline).await?;
     is_redacted_before_it_is_seen(pipeline).await?;
+    ends_with_a_client_who_asked_for_that(pipeline).await?;
     set(pipeline, "pace", &json!({ "tokens_per_second": 20 })).await?;
     goes_on_without_its_client(pipeline).await?;
     set(pipeline, "pace", &json!({ "tokens_per_second": null })).await
@@ -65,6 +68,39 @@ async fn goes_on_without_its_client(pipeline: &Pipeline) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// In the middle of a stream, and while the answer in one piece is waited for.
+async fn ends_with_a_client_who_asked_for_that(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let hang = json!([{ "when": { "prompt_contains": "Wait for me" }, "then": { "kind": "hang", "ms": 50_000 } }]);
+    set(pipeline, "faults", &hang).await?;
+    for (key, prompt, streams) in [("leave-1", "Stop when I leave", true), ("leave-2", "Wait for me in vain", false)] {
+        leave(pipeline, key, prompt, streams).await?;
+        let url = format!("{}/v1/requests/{}", pipeline.http, RequestId::of_key("acme", key).as_str());
+        let stored = until(&url, |v| v["status"] != "in_progress").await?;
+        ensure!(stored["status"] == "cancelled", "{key}: {stored}");
+        in_flight(pipeline, 0).await?;
+    }
+    set(pipeline, "faults", &json!([])).await
+}
+
+async fn leave(pipeline: &Pipeline, key: &str, prompt: &str, streams: bool) -> anyhow::Result<()> {
+    let body = json!({ "model": "sim-small", "stream": streams,
+        "messages": [{ "role": "user", "content": prompt }] });
+    let asked = client()?
+        .post(format!("{}/v1/chat/completions", pipeline.http))
+        .bearer_auth(TENANT_KEY)
+        .header("idempotency-key", key)
+        .header("x-millrace-cancel-on-disconnect", "true")
+        .json(&body);
+    if streams {
+        asked.send().await?.chunk().await?.context("an event")?;
+        return Ok(());
+    }
+    tokio::select! {
+        answer = asked.send() => bail!("it was not held back: {:?}", answer?),
+        running = in_flight(pipeline, 1) => running,
+    }
+}
+
 /// Answers mention words of their prompts, and this tenant's rules redact one of them.
 async fn is_redacted_before_it_is_seen(pipeline: &Pipeline) -> anyhow::Result<()> {
     const PROMPT: &str = "Zanzibar, or the harbour?";
@@ -79,15 +115,7 @@ async fn is_redacted_before_it_is_seen(pipeline: &Pipeline) -> anyhow::Result<()
         text += std::str::from_utf8(&more)?;
     }
     let door = pipeline.doors.last().context("a door")?;
-    let url = format!("{door}/v1/requests/{id}");
-    let mut stored = Value::Null;
-    for _ in 0..100 {
-        stored = client()?.get(&url).bearer_auth(RIVAL_KEY).send().await?.json().await?;
-        if stored["status"] != "in_progress" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let stored = until_as(RIVAL_KEY, &format!("{door}/v1/requests/{id}"), |v| v["status"] != "in_progress").await?;
     let whole = stored["response"]["choices"][0]["message"]["content"].as_str().context("a text")?;
     ensure!(stored["moderation"]["action"] == "redact" && whole.contains("[PLACE]"), "{stored}");
     ensure!(content(&text)? == whole && !text.contains("Zanzibar"), "{text} is not {whole}");
