@@ -77,6 +77,8 @@ pub struct Admitted {
     pub max_output_tokens: u32,
     /// Answers asked for.
     pub choices: u32,
+    /// How the answer is to be streamed; `None` for an answer in one piece.
+    pub stream: Option<Stream>,
     /// Passages to fetch.
     pub collection: Option<Retrieval>,
     /// The client's JSON without our own member `millrace`.
@@ -181,7 +183,7 @@ impl Admission {
         // The name is told in the outcome, whatever becomes of the request.
         body.get("model").and_then(json::string).into_iter().for_each(|name| *model = name.into_owned());
         let limits = self.model(tenant, &body)?;
-        Stream::read(&body)?;
+        let stream = Stream::read(&body)?;
         let extension = Extension::read(body.get("millrace"))?;
         let raw = body.get("messages").ok_or_else(|| missing("messages", body.keys()))?;
         let messages = Messages::read(raw)?;
@@ -190,7 +192,7 @@ impl Admission {
         let collection = self.retrieval(&extension, &messages)?;
         let size = self.size(limits, &messages, &body, named, collection.is_some())?;
         body.remove("millrace");
-        Ok(Judged { model: model.clone(), size, choices, collection, labels: extension.labels, body })
+        Ok(Judged { model: model.clone(), size, choices, stream, collection, labels: extension.labels, body })
     }
 
     fn read_body(&self, body: Vec<u8>) -> Result<EditableBody, Ended> {
@@ -319,6 +321,7 @@ struct Judged {
     model: String,
     size: Size,
     choices: u32,
+    stream: Option<Stream>,
     collection: Option<Retrieval>,
     labels: BTreeMap<String, String>,
     body: EditableBody,
@@ -336,6 +339,7 @@ impl Judged {
             prompt_limit: self.size.limit,
             max_output_tokens: self.size.output,
             choices: self.choices,
+            stream: self.stream,
             collection: self.collection,
             body: self.body,
         })

@@ -67,7 +67,7 @@ impl Chunk {
     /// The chunk as JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        Value::Object(self.0.clone()).to_string()
+        serde_json::to_string(&self.0).expect("a map with string keys is JSON")
     }
 }
 

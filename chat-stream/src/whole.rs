@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::chunk::{Chunk, index_of};
 use crate::merge::merge;
@@ -40,12 +40,13 @@ impl Whole {
             choice.insert("message".to_owned(), delta);
         }
         let known = self.choices.entry(index).or_insert_with(|| {
-            let Value::Object(empty) =
-                json!({ "index": index, "message": {}, "logprobs": null, "finish_reason": null })
-            else {
-                return Map::new();
-            };
-            empty
+            let empty = [
+                ("index", Value::from(index)),
+                ("message", Value::Object(Map::new())),
+                ("logprobs", Value::Null),
+                ("finish_reason", Value::Null),
+            ];
+            empty.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
         });
         merge(known, choice);
     }
@@ -57,21 +58,14 @@ impl Whole {
         !self.choices.is_empty() && self.choices.values().all(has_ended)
     }
 
-    /// Whether nothing was added.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.choices.is_empty()
-    }
-
     /// The completion, as it would have come in one piece.
     #[must_use]
     pub fn to_completion(&self) -> Vec<u8> {
         let mut completion = Map::new();
-        for key in ["id", "object", "created", "model"] {
-            let value = if key == "object" { Some(&Value::Null) } else { self.head.get(key) };
-            value.into_iter().for_each(|value| drop(completion.insert(key.to_owned(), value.clone())));
-        }
-        completion.insert("object".to_owned(), Value::from("chat.completion"));
+        let (object, head) = (Value::from("chat.completion"), |key| self.head.get(key));
+        let first =
+            [("id", head("id")), ("object", Some(&object)), ("created", head("created")), ("model", head("model"))];
+        completion.extend(first.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))));
         let choices = self.choices.values().cloned().map(completed).collect();
         completion.insert("choices".to_owned(), Value::Array(choices));
         self.usage.iter().for_each(|usage| drop(completion.insert("usage".to_owned(), usage.clone())));

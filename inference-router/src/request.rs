@@ -31,12 +31,14 @@ pub(crate) fn for_provider(body: &EditableBody, model: &str, streams: bool) -> B
 mod tests {
     use super::*;
 
+    fn becomes(streams: bool, body: &str, expected: &str) {
+        let body = EditableBody::parse(body.to_owned()).expect("an object");
+        assert_eq!(for_provider(&body, "up", streams).get(), expected);
+    }
+
     #[test]
     fn only_our_own_paths_change() {
-        let check = |body: &str, expected: &str| {
-            let body = EditableBody::parse(body.to_owned()).expect("an object");
-            assert_eq!(for_provider(&body, "up", false).get(), expected);
-        };
+        let check = |body: &str, expected: &str| becomes(false, body, expected);
         check(
             r#"{ "model":"alias", "messages" : [ {"a":1.0} ],"stream":false,"stream_options":null,"new":1e2}"#,
             r#"{"model":"up","messages":[ {"a":1.0} ],"new":1e2}"#,
@@ -48,10 +50,7 @@ mod tests {
 
     #[test]
     fn a_stream_always_has_its_usage() {
-        let check = |body: &str, expected: &str| {
-            let body = EditableBody::parse(body.to_owned()).expect("an object");
-            assert_eq!(for_provider(&body, "up", true).get(), expected);
-        };
+        let check = |body: &str, expected: &str| becomes(true, body, expected);
         check(
             r#"{"model":"up","stream": true}"#,
             r#"{"model":"up","stream":true,"stream_options":{"include_usage":true}}"#,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_admission::{Arrival, Principal, Stream};
+use millrace_admission::{Admitted, Arrival, Principal, Stream};
 use millrace_schemas::{Codec, Lane, Outcome, Request, SIGNATURE_HEADER, derived_uuid, now_micros, topics};
 use millrace_stage::{Outgoing, ProduceError, To};
 
@@ -45,11 +45,10 @@ impl Ingress {
             .admit(principal, judged, &arrival)
             // No record is written, so its id would name nothing.
             .map_err(|rejected| ApiError::from(rejected.ended))?;
-        let meta = admitted.meta;
+        let Admitted { meta, stream, .. } = admitted;
         let left = u64::try_from(meta.deadline.saturating_sub(now)).unwrap_or(0);
         let left = Duration::from_micros(left);
         let patience = self.wait.min(left);
-        let stream = Stream::read(&admitted.body).map_err(ApiError::from)?;
         self.pressure.let_in(patience).map_err(|overload| self.shed(overload))?;
         let request = Request {
             body,

@@ -45,14 +45,8 @@ pub(crate) async fn respond(
     let id = accepted.waiter.request_id().to_owned();
     let mut feed = Feed::new(ingress, accepted, tenant, body_hash, present);
     let first = match tokio::time::timeout(HEAD_WITHIN, feed.next()).await {
-        Ok(Next::Ended(Err(error))) => {
-            feed.present.answered();
-            return Err(error);
-        }
-        Ok(Next::Ended(Ok(outcome))) if outcome.response.is_none() => {
-            feed.present.answered();
-            return Ok(outcome::to_response(*outcome));
-        }
+        Ok(Next::Ended(Err(error))) => return Err(error),
+        Ok(Next::Ended(Ok(outcome))) if outcome.response.is_none() => return Ok(outcome::to_response(*outcome)),
         Ok(next) => Some(next),
         Err(_) => None,
     };
@@ -116,27 +110,36 @@ impl Feed {
             let bytes = tokio::select! {
                 biased;
                 bytes = chunk => bytes,
-                outcome = &mut self.outcome => return Next::Ended(outcome.map(Box::new)),
+                outcome = &mut self.outcome => return self.ended(outcome.map(Box::new)),
             };
             let taken = match bytes {
-                Some(bytes) => match self.ingress.codec.decode::<ReplyChunk>(&bytes).await {
-                    Ok(chunk) if chunk.body_hash.as_ref().is_none_or(|hash| *hash == self.body_hash) => {
-                        self.order.take(chunk)
-                    }
-                    Ok(_) => Taken::Gap,
-                    Err(error) => {
-                        tracing::warn!(%error, request_id = self.request_id, "a chunk can not be read");
-                        Taken::Gap
-                    }
-                },
+                Some(bytes) => self.take(&bytes).await,
                 None => Taken::Gap,
             };
             match taken {
                 Taken::Events(events) => return Next::Events(events),
                 Taken::Gap => self.chunks = None,
-                Taken::OtherCall => return Next::Ended(Err(ApiError::interrupted(&self.request_id))),
+                Taken::OtherCall => return self.ended(Err(ApiError::interrupted(&self.request_id))),
             }
         }
+    }
+
+    /// A record of chunks, unless the key was used with another body: then the outcome says so.
+    async fn take(&mut self, bytes: &[u8]) -> Taken {
+        match self.ingress.codec.decode::<ReplyChunk>(bytes).await {
+            Ok(chunk) if chunk.body_hash.as_ref().is_none_or(|hash| *hash == self.body_hash) => self.order.take(chunk),
+            Ok(_) => Taken::Gap,
+            Err(error) => {
+                tracing::warn!(%error, request_id = self.request_id, "a chunk can not be read");
+                Taken::Gap
+            }
+        }
+    }
+
+    /// From now on its client may leave.
+    fn ended(&mut self, ended: Result<Box<Outcome>, ApiError>) -> Next {
+        self.present.answered();
+        Next::Ended(ended)
     }
 }
 
@@ -206,7 +209,6 @@ impl Stream {
             Next::Events(events) => self.ready.extend(events),
             Next::Ended(ended) => {
                 self.ended = true;
-                self.feed.present.answered();
                 self.ready.extend(self.last(ended));
             }
         }

@@ -293,8 +293,10 @@ struct Answered {
 
 /// The text of an answer, whole or streamed to its end.
 async fn said(answer: reqwest::Response) -> anyhow::Result<String> {
+    let kind = answer.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let is_stream = kind.starts_with("text/event-stream");
     let text = answer.text().await?;
-    if !text.starts_with(['d', ':']) {
+    if !is_stream {
         let answer: Value = serde_json::from_str(&text)?;
         return Ok(answer["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned());
     }

@@ -1,35 +1,15 @@
-//! Streamed calls over real HTTP: against the simulated provider, and against a server that answers
-//! whatever it is told, for what no real provider says.
+//! Streamed calls.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::post;
-use millrace_config::{Config, ModelConfig, ProviderConfig};
-use millrace_provider::{Answer, CallError, Providers, Target};
-use millrace_simulated_provider::{Latency, Server, SimulatedProviderConfig};
+use millrace_provider::{Answer, CallError, Target};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-fn target(base_url: &str) -> Target {
-    let mut config = Config::default();
-    config.providers.insert("sim".to_owned(), ProviderConfig::new(base_url));
-    config.models.insert("sim-small".to_owned(), ModelConfig::chat("sim", 8_000));
-    Providers::new(&config).unwrap().target("sim-small").unwrap().clone()
-}
-
-async fn simulated(faults: Value) -> Server {
-    let config = SimulatedProviderConfig {
-        latency: Latency::Constant { ms: 0.0 },
-        faults: serde_json::from_value(faults).unwrap(),
-        ..SimulatedProviderConfig::default()
-    };
-    Server::start(config, SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap()
-}
+use crate::{simulated, target};
 
 /// A server that answers every call with this.
 async fn saying(kind: &'static str, body: &'static str) -> Target {
