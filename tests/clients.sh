@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up other people's clients for the tests: kcat, a Python environment with Confluent's and OpenAI's
-# libraries, and OpenAI's library for Node, in the cache outside the tree. Prints the environment's interpreter. Safe to run again.
+# libraries and Schemathesis, and OpenAI's library for Node, in the cache outside the tree. Prints the environment's interpreter. Safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,12 +20,13 @@ fi
 cache=${MILLRACE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/millrace}
 environment=$cache/python
 stamp=$environment/.requirements
-if ! cmp -s examples/clients/requirements.txt "$stamp"; then
+wanted=$(cat examples/clients/requirements.txt tests/clients/requirements.txt)
+if [ "$wanted" != "$(cat "$stamp" 2>/dev/null)" ]; then
     mkdir -p "$cache"
     python3 -m venv --clear "$environment" >&2 || fail "no Python environment: install python3-venv"
-    "$environment/bin/pip" install --quiet --disable-pip-version-check -r examples/clients/requirements.txt >&2 ||
-        fail "pip could not install examples/clients/requirements.txt; check the network or pip's configuration"
-    cp examples/clients/requirements.txt "$stamp"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/requirements.txt >&2 ||
+        fail "pip could not install tests/clients/requirements.txt; check the network or pip's configuration"
+    echo "$wanted" >"$stamp"
 fi
 # OpenAI's library for Node, beside it.
 command -v npm >/dev/null || fail "npm is not installed: install Node.js 20"

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use millrace_config::{Config, LimitsConfig, ModelConfig};
-use millrace_schemas::{Ended, Meta, Request, RequestId};
+use millrace_schemas::{Ended, Meta, Operation, Request, RequestId};
 
 use crate::body::EditableBody;
 use crate::checks::{integer, missing, wrong_type};
 use crate::directory::{Directory, DirectoryError, Principal, Tenant};
+use crate::embeddings;
 use crate::extension::Extension;
 use crate::json::{self, NotAnObject};
 use crate::messages::Messages;
@@ -16,8 +17,8 @@ use crate::meta::{self, Arrival, Rejected, Wrong, cut};
 use crate::stream::Stream;
 use crate::tokens;
 
-/// Members that are read here, and so may be there only once: a second one could say something else
-/// to the provider.
+/// Members of a chat that are read here, and so may be there only once: a second one could say something
+/// else to the provider.
 const READ: [&str; 11] = [
     "model",
     "messages",
@@ -129,7 +130,9 @@ impl Admission {
         let mut model = String::new();
         let judged = match wrong {
             Some(wrong) => Err(wrong),
-            None => self.judge(tenant, request.body, &mut model).map_err(Wrong::from),
+            None => operation(&request.operation)
+                .and_then(|operation| self.judge(tenant, operation, request.body, &mut model))
+                .map_err(Wrong::from),
         };
         match judged.and_then(|judged| judged.complete(meta.clone(), rule_set.clone()).map_err(Wrong::from)) {
             Ok(admitted) => Ok(admitted),
@@ -174,15 +177,58 @@ impl Admission {
         }
     }
 
+    /// The rule set that answers to a tenant are held to.
+    #[must_use]
+    pub fn rule_set(&self, tenant: &str) -> String {
+        self.rule_set_of(self.directory.tenant(tenant))
+    }
+
     fn rule_set_of(&self, tenant: Option<&Tenant>) -> String {
         tenant.and_then(|tenant| tenant.rule_set.clone()).unwrap_or_else(|| self.rule_set.clone())
     }
 
-    fn judge(&self, tenant: Option<&Tenant>, body: Vec<u8>, model: &mut String) -> Result<Judged, Ended> {
-        let mut body = self.read_body(body)?;
+    fn judge(
+        &self,
+        tenant: Option<&Tenant>,
+        operation: Operation,
+        body: Vec<u8>,
+        model: &mut String,
+    ) -> Result<Judged, Ended> {
+        let read: &[&str] = match operation {
+            Operation::Chat => &READ,
+            Operation::Embeddings => &embeddings::READ,
+        };
+        let body = self.read_body(body, read)?;
         // The name is told in the outcome, whatever becomes of the request.
         body.get("model").and_then(json::string).into_iter().for_each(|name| *model = name.into_owned());
-        let limits = self.model(tenant, &body)?;
+        let limits = self.model(tenant, operation, &body)?;
+        match operation {
+            Operation::Chat => self.judge_chat(limits, body, model.clone()),
+            Operation::Embeddings => self.judge_embeddings(limits, body, model.clone()),
+        }
+    }
+
+    fn judge_embeddings(&self, limits: &ModelConfig, mut body: EditableBody, model: String) -> Result<Judged, Ended> {
+        let extension = Extension::read(body.get("millrace"))?;
+        if extension.collection.is_some() {
+            let message = "Unsupported parameter: 'millrace.collection': passages are for chats.";
+            return Err(Ended::invalid("unsupported_parameter", Some("millrace.collection"), message));
+        }
+        let prompt = embeddings::tokens_of(&body, limits)?;
+        if prompt > self.limits.prompt_tokens {
+            let message = format!(
+                "This installation's maximum is {} tokens in one request. However, your inputs resulted in {prompt}. \
+                 Please send fewer at a time.",
+                self.limits.prompt_tokens
+            );
+            return Err(Ended::invalid("context_length_exceeded", Some("input"), message));
+        }
+        body.remove("millrace");
+        let size = Size { prompt, limit: prompt, output: 0 };
+        Ok(Judged { model, size, choices: 1, stream: None, collection: None, labels: extension.labels, body })
+    }
+
+    fn judge_chat(&self, limits: &ModelConfig, mut body: EditableBody, model: String) -> Result<Judged, Ended> {
         let stream = Stream::read(&body)?;
         let extension = Extension::read(body.get("millrace"))?;
         let raw = body.get("messages").ok_or_else(|| missing("messages", body.keys()))?;
@@ -192,10 +238,10 @@ impl Admission {
         let collection = self.retrieval(&extension, &messages)?;
         let size = self.size(limits, &messages, &body, named, collection.is_some())?;
         body.remove("millrace");
-        Ok(Judged { model: model.clone(), size, choices, stream, collection, labels: extension.labels, body })
+        Ok(Judged { model, size, choices, stream, collection, labels: extension.labels, body })
     }
 
-    fn read_body(&self, body: Vec<u8>) -> Result<EditableBody, Ended> {
+    fn read_body(&self, body: Vec<u8>, read: &[&str]) -> Result<EditableBody, Ended> {
         let most = self.limits.inline_bytes;
         if body.len() > most {
             let message = format!("The request body has {} bytes: send at most {most}.", body.len());
@@ -215,26 +261,30 @@ impl Admission {
             NotAnObject::Other(kind) => Ended::invalid(
                 "invalid_json",
                 None,
-                format!("The request body is {kind}, not a JSON object: send one with 'model' and 'messages'."),
+                format!(
+                    "The request body is {kind}, not a JSON object: send one with '{}' and '{}'.",
+                    read[0], read[1]
+                ),
             ),
         })?;
-        if let Some(key) = READ.iter().find(|key| body.keys().filter(|k| k == *key).count() > 1) {
+        if let Some(key) = read.iter().find(|key| body.keys().filter(|k| k == *key).count() > 1) {
             let message = format!("'{key}' is given twice: give it once.");
             return Err(Ended::invalid("duplicate_parameter", Some(key), message));
         }
         Ok(body)
     }
 
-    fn model(&self, tenant: Option<&Tenant>, body: &EditableBody) -> Result<&ModelConfig, Ended> {
+    fn model(&self, tenant: Option<&Tenant>, operation: Operation, body: &EditableBody) -> Result<&ModelConfig, Ended> {
         let raw = body.get("model").ok_or_else(|| missing("model", body.keys()))?;
         let name = json::string(raw).ok_or_else(|| wrong_type("model", "a string", json::kind(raw)))?;
         let is_allowed = tenant.is_some_and(|t| t.models.is_empty() || t.models.contains(name.as_ref()));
         match self.models.get(name.as_ref()).filter(|_| is_allowed) {
-            Some(model) if model.embedding => {
-                let message = format!("'{name}' is not a chat model and thus not supported here: name a chat model.");
+            Some(model) if model.embedding == (operation == Operation::Embeddings) => Ok(model),
+            Some(model) => {
+                let wanted = if model.embedding { "a chat model" } else { "an embedding model" };
+                let message = format!("'{name}' is not {wanted} and thus not supported here: name {wanted}.");
                 Err(Ended::invalid("model_not_supported", Some("model"), message))
             }
-            Some(model) => Ok(model),
             None => {
                 let message =
                     format!("The model `{}` does not exist or you do not have access to it.", cut(&name, 128));
@@ -308,6 +358,14 @@ impl Admission {
             }),
         }
     }
+}
+
+fn operation(word: &str) -> Result<Operation, Ended> {
+    word.parse().map_err(|_| {
+        let known = Operation::ALL.iter().map(|operation| format!("'{operation}'")).collect::<Vec<_>>().join(", ");
+        let message = format!("The operation '{}' does not exist: use one of {known}.", cut(word, 64));
+        Ended::invalid("unsupported_operation", Some("operation"), message)
+    })
 }
 
 struct Size {

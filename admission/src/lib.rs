@@ -21,6 +21,7 @@ mod body;
 mod checks;
 mod directory;
 mod document;
+mod embeddings;
 mod extension;
 mod json;
 mod messages;

@@ -10,9 +10,6 @@ use millrace_schemas::{Coordinates, Ended, Lane, Meta, Request, RequestId, body_
 
 use crate::directory::{DEFAULT_USER, Principal, Tenant};
 
-/// The one operation there is.
-const CHAT: &str = "chat.completions";
-
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 const MAX_USER: usize = 128;
 const MAX_LABELS: usize = 16;
@@ -81,10 +78,6 @@ pub(crate) fn read(
         note(ended.into());
         own_id(&principal.tenant, arrival)
     });
-    if request.operation != CHAT {
-        let message = format!("The operation '{}' does not exist: use '{CHAT}'.", cut(&request.operation, 64));
-        note(Ended::invalid("unsupported_operation", Some("operation"), message).into());
-    }
     let user = user(principal, tenant, request.user.as_deref()).unwrap_or_else(|ended| {
         note(ended.into());
         principal.user.clone().unwrap_or_else(|| DEFAULT_USER.to_owned())

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `content-type` | begins with `application/json`: what makes it one |
 //! | `idempotency-key` | the same key is the same request |
+//! | `operation` | `embeddings`, or `chat.completions` as without it |
 //! | `user` | user within the tenant |
 //! | `deadline` | milliseconds since the epoch, or RFC 3339 |
 //! | `reply-topic` | allow-listed topic for the outcome |
@@ -36,7 +37,7 @@ pub fn from_json_record(headers: &[RecordHeader], value: Vec<u8>) -> (Request, O
     let mut refused = None;
     for (written, value) in headers {
         let name = written.to_ascii_lowercase();
-        let is_ours = matches!(name.as_str(), "idempotency-key" | "user" | "deadline" | "reply-topic");
+        let is_ours = matches!(name.as_str(), "idempotency-key" | "operation" | "user" | "deadline" | "reply-topic");
         if !is_ours && !name.starts_with(LABEL) {
             continue;
         }
@@ -47,6 +48,7 @@ pub fn from_json_record(headers: &[RecordHeader], value: Vec<u8>) -> (Request, O
         };
         match name.as_str() {
             "idempotency-key" => request.idempotency_key = Some(text.to_owned()),
+            "operation" => text.clone_into(&mut request.operation),
             "user" => request.user = Some(text.to_owned()),
             "reply-topic" => request.reply_topic = Some(text.to_owned()),
             "deadline" => match deadline(text) {

@@ -431,3 +431,61 @@ fn a_json_record_is_judged_like_a_request() {
     assert_eq!((meta.user.as_str(), meta.labels["team"].as_str()), ("web", "a"));
     assert_eq!(meta.request_id, RequestId::of_key("acme", "k").into_string());
 }
+
+fn embed(body: &str) -> Request {
+    Request { operation: "embeddings".to_owned(), ..with_body(body) }
+}
+
+#[test]
+fn embeddings_are_judged_by_what_they_embed() {
+    let check = |body: &str, code: &str, param: &str| drop(refused(embed(body), code, Some(param), 400));
+    check(r#"{"model":"embed"}"#, "missing_required_parameter", "input");
+    check(r#"{"model":"embed","inputs":"a"}"#, "missing_required_parameter", "input");
+    check(r#"{"model":"small","input":"a"}"#, "model_not_supported", "model");
+    check(r#"{"model":"embed","input":"a","input":"b"}"#, "duplicate_parameter", "input");
+    for wrong in
+        ["null", "7", "true", "{}", "[[]]", "[1.5]", "[-1]", "[1,\"a\"]", "[\"a\",1]", "[[1],\"\"]", "\"\"", "[]"]
+    {
+        let rejected = verdict(embed(&format!(r#"{{"model":"embed","input":{wrong}}}"#))).expect_err(wrong);
+        assert_eq!(rejected.ended.param.as_deref(), Some("input"), "{wrong}: {:?}", rejected.ended);
+    }
+    check(r#"{"model":"embed","input":"a","encoding_format":"hex"}"#, "invalid_value", "encoding_format");
+    check(r#"{"model":"embed","input":"a","dimensions":0}"#, "integer_below_min_value", "dimensions");
+    check(
+        r#"{"model":"embed","input":"a","millrace":{"collection":"c"}}"#,
+        "unsupported_parameter",
+        "millrace.collection",
+    );
+    let long = "word ".repeat(3_500);
+    check(&format!(r#"{{"model":"embed","input":"{long}"}}"#), "context_length_exceeded", "input");
+    refused(with_body(r#"{"model":"embed","input":"a"}"#), "model_not_supported", Some("model"), 400);
+}
+
+#[test]
+fn an_answer_has_room_for_so_many_vectors() {
+    let body = |count: usize, more: &str| {
+        let inputs = vec!["[1]"; count].join(",");
+        format!(r#"{{"model":"embed","input":[{inputs}]{more}}}"#)
+    };
+    let most = |more: &str| (1..=2_049).take_while(|count| verdict(embed(&body(*count, more))).is_ok()).last();
+    assert_eq!(most(""), Some(2_048), "vectors of 8 numbers are small");
+    assert_eq!(most(r#","dimensions":1536"#), Some(19));
+    assert_eq!(most(r#","dimensions":1536,"encoding_format":"base64""#), Some(86));
+    let rejected = refused(embed(&body(20, r#","dimensions":1536"#)), "too_many_inputs", Some("input"), 400);
+    assert!(
+        rejected.ended.message.contains("at most 19 at a time, or more of them with"),
+        "{}",
+        rejected.ended.message
+    );
+}
+
+#[test]
+fn embeddings_are_forwarded_as_they_came() {
+    let body =
+        r#"{ "model":"embed", "input" : ["caf\u00e9", "b"],"millrace":{"labels":{"team":"a"}},"next_month":1e2}"#;
+    let admitted = verdict(embed(body)).unwrap();
+    let forwarded = r#"{"model":"embed","input":["caf\u00e9", "b"],"next_month":1e2}"#;
+    assert_eq!(admitted.body.to_bytes(), forwarded.as_bytes());
+    assert_eq!((admitted.meta.operation.as_str(), admitted.meta.labels["team"].as_str()), ("embeddings", "a"));
+    assert_eq!((admitted.prompt_tokens, admitted.max_output_tokens, admitted.stream), (14, 0, None));
+}

@@ -32,7 +32,7 @@ pub use crate::models::{ModelConfig, ProviderConfig};
 pub use crate::secret::{HIDDEN, Secret};
 pub use crate::services::{
     IngressConfig, KnowledgeConfig, LANES, LedgerConfig, LimitsConfig, LogFormat, ModerationConfig, PricingConfig,
-    StageConfig, TelemetryConfig,
+    StageConfig, TelemetryConfig, TlsConfig,
 };
 pub use crate::stores::{StorageConfig, VectorsConfig};
 pub use crate::tenants::{KeyConfig, TenantConfig, TopicBinding, UserConfig, hash_key};

@@ -36,6 +36,21 @@ pub struct IngressConfig {
     pub admin_key: Option<Secret>,
     /// The same as its SHA-256 in hexadecimal, for a key that is not to be written down.
     pub admin_key_sha256: Option<String>,
+    /// Origins such as `https://app.example.com` whose pages' scripts may call the API; `*` for any.
+    /// Default none.
+    pub cors_origins: Vec<String>,
+    /// Encrypts connections. None: plain HTTP, for loopback or behind a proxy that does it.
+    pub tls: Option<TlsConfig>,
+}
+
+/// Files in PEM, read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The certificate, then those that signed it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 impl Default for IngressConfig {
@@ -50,6 +65,8 @@ impl Default for IngressConfig {
             max_lag: 20_000,
             admin_key: None,
             admin_key_sha256: None,
+            cors_origins: Vec::new(),
+            tls: None,
         }
     }
 }

@@ -296,6 +296,12 @@ fn ingress(config: &Config) -> Checked {
             ),
         );
     }
+    for origin in ingress.cors_origins.iter().filter(|origin| *origin != "*") {
+        url("ingress.cors_origins", origin)?;
+        if origin.matches('/').count() != 2 {
+            return invalid("ingress.cors_origins", format!("`{origin}` has a path; name scheme, host and port only"));
+        }
+    }
     match &ingress.replica {
         Some(replica) if replica.is_empty() => {
             invalid("ingress.replica", "is empty; name the replica or remove the key")

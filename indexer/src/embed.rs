@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use millrace_admission::tokens;
-use millrace_provider::{Bounds, CallError, CallLog, CallsTopic, EMBEDDINGS, LedgerError, Ledgered, Target, Who};
-use millrace_schemas::CallLine;
+use millrace_provider::{Bounds, CallError, CallLog, CallsTopic, LedgerError, Ledgered, Target, Who};
+use millrace_schemas::{CallLine, Operation};
 use millrace_stage::{Received, StageError};
 
 use crate::ports::{EmbedError, Embedded, Embedder};
@@ -34,7 +34,7 @@ impl<L: CallLog> Embedder for PaidEmbedder<L> {
             .slot_unless_open()
             .await
             .map_err(|refused| EmbedError::Later { error: refused.to_string(), after: Some(refused.after) })?;
-        let call = self.ledger.start(record, who, &self.target, EMBEDDINGS, bounds).await?;
+        let call = self.ledger.start(record, who, &self.target, Operation::Embeddings, bounds).await?;
         if record.assignment.is_cancelled() {
             self.ledger.not_sent(record, call, "the partition was taken away").await?;
             return Err(EmbedError::Later { error: "the partition was taken away".to_owned(), after: None });

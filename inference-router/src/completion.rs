@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use millrace_admission::{DEFAULT_USER, SYSTEM_TENANT};
-use millrace_provider::{CHAT, FINISHED, Who, finished_from_line};
-use millrace_schemas::{Call, CallLine, Completion, Ended, Lane, Meta, Prompt, RequestId, StageTime};
+use millrace_provider::{FINISHED, Who, finished_from_line};
+use millrace_schemas::{Call, CallLine, Completion, Ended, Lane, Meta, Operation, Prompt, RequestId, StageTime};
 use millrace_stage::Received;
 
 use crate::STAGE;
@@ -49,7 +49,7 @@ pub(crate) fn of_unreadable(record: &Received, lane: Lane, ended: Ended, taken: 
         user: user.to_owned(),
         key_id: None,
         lane,
-        operation: CHAT.to_owned(),
+        operation: Operation::Chat.to_string(),
         idempotency_key: None,
         body_hash: None,
         received_at: record.timestamp.saturating_mul(1_000),
@@ -76,22 +76,26 @@ pub(crate) fn finished_calls(completion: &Completion) -> Vec<Call> {
     let who = Who::of(&completion.meta);
     let own_time = completion.stages.iter().rev().find(|time| time.stage == STAGE);
     let at = own_time.map_or(completion.meta.received_at, |time| time.finished_at);
-    // Embeddings on the bill are the prompt-builder's, who ends them.
-    let own = completion.bill.iter().filter(|line| line.status == FINISHED && line.operation == CHAT);
+    // A question's embedding is the prompt-builder's, who ends it.
+    let is_own = |line: &&CallLine| line.status == FINISHED && line.operation == completion.meta.operation;
+    let own = completion.bill.iter().filter(is_own);
     own.map(|line| finished_from_line(&who, line, at)).collect()
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use millrace_provider::{EMBEDDINGS, FAILED, UNCONFIRMED};
+    use millrace_provider::{FAILED, UNCONFIRMED};
     use millrace_schemas::{CallKind, Coordinates, Source};
 
     use super::*;
 
-    pub(crate) fn line(call_id: &str, operation: &str, status: &str) -> CallLine {
+    const CHAT: Operation = Operation::Chat;
+    const EMBEDDINGS: Operation = Operation::Embeddings;
+
+    pub(crate) fn line(call_id: &str, operation: Operation, status: &str) -> CallLine {
         CallLine {
             call_id: call_id.to_owned(),
-            operation: operation.to_owned(),
+            operation: operation.to_string(),
             provider: "sim".to_owned(),
             model: "sim-small".to_owned(),
             status: status.to_owned(),

@@ -6,11 +6,9 @@ use std::sync::Arc;
 use millrace_admission::EditableBody;
 use millrace_cancellation::{Cancellations, Watch};
 use millrace_chat_stream::Chunk;
-use millrace_provider::{
-    Answer, Bounds, CHAT, CallError, CallLog, Ledgered, Providers, Slot, Target, Usage, Who, tokens,
-};
+use millrace_provider::{Answer, Bounds, CallError, CallLog, Ledgered, Providers, Slot, Target, Usage, Who, tokens};
 use millrace_rules::Compiled;
-use millrace_schemas::{CallLine, Ended, Prompt, now_millis};
+use millrace_schemas::{ANSWER_LIMIT, CallLine, Ended, Operation, Prompt, now_millis};
 use millrace_stage::core::jitter;
 use millrace_stage::{Received, StageError};
 use serde_json::value::RawValue;
@@ -21,8 +19,6 @@ use crate::decide::{Attempts, Step, failed};
 use crate::entry::{enter, until};
 use crate::request;
 
-/// The largest answer that travels in a completion, bytes: a record stays under a megabyte.
-const ANSWER_LIMIT: usize = 700 * 1024;
 /// At most this many refused calls stand on one bill; `calls` has them all. An outage of a day must
 /// not make a record too large to be written.
 const REFUSED_ON_BILL: usize = 32;
@@ -48,6 +44,7 @@ pub(crate) struct Streams {
 struct Work<'a> {
     record: &'a Received,
     prompt: &'a Prompt,
+    operation: Operation,
     who: Who,
     watch: Watch,
     bill: Vec<CallLine>,
@@ -71,6 +68,7 @@ impl<L: CallLog> Router<L> {
         &self,
         record: &Received,
         prompt: &Prompt,
+        operation: Operation,
         body: &EditableBody,
     ) -> Result<Verdict, StageError> {
         let route = self.providers.route(&prompt.model);
@@ -82,8 +80,12 @@ impl<L: CallLog> Router<L> {
             }));
         }
         let watch = self.cancellations.watch(&prompt.meta.tenant, &prompt.meta.request_id);
-        let mut work = Work { record, prompt, who: Who::of(&prompt.meta), watch, bill: Vec::new(), refused: 0 };
-        let reader = self.reader(record, prompt, body);
+        let mut work =
+            Work { record, prompt, operation, who: Who::of(&prompt.meta), watch, bill: Vec::new(), refused: 0 };
+        let reader = match operation {
+            Operation::Chat => self.reader(record, prompt, body),
+            Operation::Embeddings => None,
+        };
         let mut attempts = Attempts::new(route.iter().map(|target| target.max_attempts));
         let deadline = prompt.meta.deadline;
         loop {
@@ -129,7 +131,7 @@ impl<L: CallLog> Router<L> {
     ) -> Result<Attempt, StageError> {
         let target = slot.target().clone();
         let bounds = work.bounds(&target);
-        let call = self.ledger.start(work.record, &work.who, &target, CHAT, bounds).await?;
+        let call = self.ledger.start(work.record, &work.who, &target, work.operation, bounds).await?;
         if work.record.assignment.is_cancelled() {
             self.ledger.not_sent(work.record, call, "the partition was taken away").await?;
             return Err(StageError::retry("the partition was taken away"));
@@ -149,7 +151,7 @@ impl<L: CallLog> Router<L> {
                     let see = |data: &str, chunk: &Chunk| along.see(data, chunk);
                     slot.chat_streamed(request, call.id(), bounds.timeout, see).await
                 }
-                None => slot.chat(request, call.id(), bounds.timeout).await,
+                None => slot.ask(work.operation, request, call.id(), bounds.timeout).await,
             }
         };
         let result = tokio::select! {
@@ -163,7 +165,7 @@ impl<L: CallLog> Router<L> {
         };
         match result {
             Ok(answer) => {
-                let line = self.ledger.line(&call, usage(&answer, request));
+                let line = self.ledger.line(&call, usage(work.operation, &answer, request));
                 work.bill.push(line);
                 Ok(Attempt::Answered(answer))
             }
@@ -235,9 +237,9 @@ impl Work<'_> {
 }
 
 /// What the provider says the call used, else what is counted here.
-fn usage(answer: &Answer, request: &RawValue) -> Usage {
+fn usage(operation: Operation, answer: &Answer, request: &RawValue) -> Usage {
     answer.usage.unwrap_or_else(|| Usage {
-        input_tokens: tokens::asked(request.get().as_bytes()),
+        input_tokens: tokens::asked(operation, request.get().as_bytes()),
         cached_input_tokens: 0,
         output_tokens: tokens::written(&answer.body),
         estimated: true,

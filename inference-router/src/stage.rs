@@ -8,7 +8,7 @@ use millrace_cancellation::Cancellations;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
 use millrace_rules::Compiled;
-use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Prompt, now_micros, topics};
+use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Operation, Prompt, now_micros, topics};
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError};
 
 use crate::along::Replies;
@@ -47,11 +47,11 @@ pub struct Deps {
 /// The stage of one lane.
 ///
 /// # Errors
-/// When a chat model has no price: it could not be accounted for, so it is not served.
+/// When a model has no price: it could not be accounted for, so it is not served.
 pub fn stage(deps: Deps, lane: Lane) -> Result<InferenceRouter, PricingError> {
     let Deps { providers, prices, producer, hints, codec, rules, metrics, cancellations } = deps;
     let now = now_micros() / 1000;
-    for target in providers.chat_models() {
+    for target in providers.models() {
         prices.price(&target.provider, &target.model, now)?;
     }
     let ledger = Ledgered::new(producer, codec.clone(), prices, metrics);
@@ -70,7 +70,7 @@ impl Stage for InferenceRouter {
         };
         let verdict = match judge(&prompt) {
             Next::Ended(ended) => Verdict::ended(ended),
-            Next::Ask(body) => self.router.answer(record, &prompt, &body).await?,
+            Next::Ask(operation, body) => self.router.answer(record, &prompt, operation, &body).await?,
             Next::Unusable => return Err(self.unusable(prompt, taken)),
         };
         self.plan(&of_prompt(prompt, verdict, taken, now_micros()))
@@ -94,7 +94,7 @@ enum Next {
     /// Nothing: it ended before, or its deadline has passed.
     Ended(Ended),
     /// Get an answer to this.
-    Ask(EditableBody),
+    Ask(Operation, EditableBody),
     /// Its body is not what a prompt holds.
     Unusable,
 }
@@ -106,8 +106,12 @@ fn judge(prompt: &Prompt) -> Next {
     if until(prompt.meta.deadline).is_none() {
         return Next::Ended(Ended::expired(TOO_LATE));
     }
+    let Ok(operation) = prompt.meta.operation.parse() else {
+        return Next::Ended(unknown_operation(&prompt.meta.operation));
+    };
     let body = prompt.body.clone().and_then(|bytes| String::from_utf8(bytes).ok());
-    body.and_then(EditableBody::parse).map_or(Next::Unusable, Next::Ask)
+    let body = body.and_then(EditableBody::parse);
+    body.map_or(Next::Unusable, |body| Next::Ask(operation, body))
 }
 
 impl InferenceRouter {
@@ -154,6 +158,12 @@ fn lost_request() -> Ended {
     failed(500, "internal_error", "server_error", "The request was damaged on its way. Send it again with a new key.")
 }
 
+/// It was admitted by a later release than this one.
+fn unknown_operation(operation: &str) -> Ended {
+    let message = format!("The operation `{operation}` is not known to this router. Send the request again later.");
+    failed(503, "unsupported_operation", "server_error", message)
+}
+
 fn broken(error: CodecError) -> StageError {
     StageError::Fatal(error.to_string())
 }
@@ -170,7 +180,7 @@ mod tests {
         let check = |prompt: &Prompt, expected: &str| {
             let next = match judge(prompt) {
                 Next::Ended(ended) => ended.code,
-                Next::Ask(body) => String::from_utf8(body.to_bytes()).expect("UTF-8"),
+                Next::Ask(_, body) => String::from_utf8(body.to_bytes()).expect("UTF-8"),
                 Next::Unusable => "unusable".to_owned(),
             };
             assert_eq!(next, expected);
@@ -180,6 +190,8 @@ mod tests {
         check(&live, &body);
         check(&prompt(now_millis() - 1), "deadline_exceeded");
         let blocked = Ended::invalid("blocked_before", None, "x");
+        let meta = millrace_schemas::Meta { operation: "next.year".to_owned(), ..live.meta.clone() };
+        check(&Prompt { meta, ..live.clone() }, "unsupported_operation");
         check(&Prompt { ended: Some(blocked), body: None, ..prompt(now_millis() - 1) }, "blocked_before");
         for body in [None, Some(b"[]".to_vec()), Some(b"{\"a\"".to_vec()), Some(vec![0xff])] {
             check(&Prompt { body, ..live.clone() }, "unusable");

@@ -10,7 +10,7 @@ use millrace_cancellation::Cancellations;
 use millrace_config::{Config, ModelConfig, ProviderConfig};
 use millrace_pricing::PriceTable;
 use millrace_provider::{CallLog, CallMetrics, LedgerError, Ledgered, Providers};
-use millrace_schemas::{Call, CallKind, Prompt, now_millis};
+use millrace_schemas::{Call, CallKind, Operation, Prompt, now_millis};
 use millrace_simulated_provider::{Latency, Server, SimulatedProviderConfig};
 use millrace_stage::{Received, StageError};
 use serde_json::{Value, json};
@@ -108,7 +108,7 @@ pub(crate) async fn answer<L: CallLog>(
     prompt: &Prompt,
 ) -> Result<Verdict, StageError> {
     let body = String::from_utf8(prompt.body.clone().expect("a body")).expect("UTF-8");
-    router.answer(record, prompt, &EditableBody::parse(body).expect("an object")).await
+    router.answer(record, prompt, Operation::Chat, &EditableBody::parse(body).expect("an object")).await
 }
 
 pub(crate) fn code(verdict: &Verdict) -> &str {

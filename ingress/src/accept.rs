@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use millrace_admission::{Admitted, Arrival, Principal, Stream};
+use millrace_admission::{Admitted, Arrival, EditableBody, Principal, Stream};
 use millrace_schemas::{Codec, Lane, Outcome, Request, SIGNATURE_HEADER, derived_uuid, now_micros, topics};
 use millrace_stage::{Outgoing, ProduceError, To};
 
 use crate::error::ApiError;
 use crate::replies::Waiter;
+use crate::retry::Retries;
 use crate::run::Ingress;
 
 /// First and longest time between two looks into the store while a client waits.
@@ -23,6 +24,10 @@ pub(crate) struct Accepted {
     pub stream: Option<Stream>,
     /// How long its client is held.
     pub patience: Duration,
+    /// When its client asked, microseconds since the epoch.
+    pub since: i64,
+    /// Whether it was accepted before, so that its outcome may be there.
+    pub joined: bool,
 }
 
 impl Ingress {
@@ -55,7 +60,6 @@ impl Ingress {
             request_id: Some(meta.request_id.clone()),
             received_at: Some(meta.received_at),
             deadline: Some(meta.deadline),
-            reply_replica: Some(self.replica.clone()),
             ..request
         };
         let has_key = request.idempotency_key.is_some();
@@ -73,7 +77,24 @@ impl Ingress {
         self.write(principal, record, &meta.request_id, &meta.tenant, has_key, trace).await?;
         // A stream that is open is kept open for as long as there is anything to wait for.
         let patience = if stream.is_some() { left + LATE } else { self.wait };
-        Ok(Accepted { waiter, stream, patience })
+        Ok(Accepted { waiter, stream, patience, since: meta.received_at, joined: false })
+    }
+
+    /// [`accept`](Self::accept), unless the request is running already because its client sends it again.
+    pub(crate) async fn accept_or_join(
+        &self,
+        principal: &Principal,
+        request: Request,
+        retries: &Retries,
+        trace: &str,
+    ) -> Result<Accepted, ApiError> {
+        let Some(running) = self.retried(retries).await else { return self.accept(principal, request, trace).await };
+        // It was accepted with this body, so it can be read.
+        let body = String::from_utf8(request.body).ok().and_then(EditableBody::parse);
+        let stream = body.and_then(|body| Stream::read(&body).ok()).flatten();
+        tracing::debug!(request_id = running, "a retry joins the request that is running");
+        let waiter = self.waiters.wait(&running, stream.is_some());
+        Ok(Accepted { waiter, stream, patience: self.wait, since: now_micros(), joined: true })
     }
 
     /// Writes a signed record and waits for the broker's acknowledgement.
@@ -110,13 +131,8 @@ impl Ingress {
     ///
     /// # Errors
     /// [`ApiError`] when the time is over.
-    pub(crate) async fn outcome(
-        &self,
-        mut waiter: Waiter,
-        tenant: &str,
-        body_hash: &str,
-        patience: Duration,
-    ) -> Result<Outcome, ApiError> {
+    pub(crate) async fn outcome(&self, accepted: Accepted, tenant: &str, body_hash: &str) -> Result<Outcome, ApiError> {
+        let Accepted { mut waiter, patience, joined, .. } = accepted;
         let request_id = waiter.request_id().to_owned();
         let request_id = request_id.as_str();
         self.metrics.waiting.inc();
@@ -124,7 +140,7 @@ impl Ingress {
         let from_replies = async { (&mut waiter.outcome).await.ok() };
         let found = tokio::select! {
             Some(bytes) = from_replies => Some(bytes),
-            bytes = self.stored_answer(tenant, request_id) => Some(bytes),
+            bytes = self.stored_answer(tenant, request_id, joined) => Some(bytes),
             () = tokio::time::sleep(patience) => None,
             () = self.draining.cancelled() => None,
         };
@@ -136,7 +152,10 @@ impl Ingress {
         }
     }
 
-    async fn stored_answer(&self, tenant: &str, request_id: &str) -> Vec<u8> {
+    async fn stored_answer(&self, tenant: &str, request_id: &str, at_once: bool) -> Vec<u8> {
+        if at_once && let Ok(Some(outcome)) = self.storage.results.get(tenant, request_id).await {
+            return outcome;
+        }
         let mut pause = STORE_POLL.0;
         loop {
             tokio::time::sleep(pause).await;

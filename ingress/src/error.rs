@@ -159,6 +159,7 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert("retry-after-ms", HeaderValue::from(seconds.saturating_mul(1_000)));
         }
         if let Some(id) = self.request_id.and_then(|id| HeaderValue::from_str(&id).ok()) {
             headers.insert("x-request-id", id);

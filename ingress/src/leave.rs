@@ -1,4 +1,5 @@
-//! Taking a request back: by its own route, or because its client left and had asked for that.
+//! Taking a request back, by its own route or because its client left and had asked for that; and what else is
+//! to be done when a client leaves.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use millrace_stage::{Outgoing, To};
 
 use crate::error::ApiError;
 use crate::held::Hold;
+use crate::retry::Retries;
 use crate::run::Ingress;
 
 /// Asks that the request be taken back when its client leaves before the answer.
@@ -41,44 +43,57 @@ pub(crate) fn cancels_on_disconnect(headers: &HeaderMap) -> Result<bool, ApiErro
     }
 }
 
-/// What lasts as long as a client is there: its place, and its wish for when it leaves. Dropped before it
+/// What lasts as long as a client is there: its place, and what is to be done when it leaves. Dropped before it
 /// was [answered](Present::answered), the client has left.
 pub(crate) struct Present {
     _hold: Hold,
-    take_back: Option<TakeBack>,
+    left: Option<Left>,
 }
 
-struct TakeBack {
-    ingress: Arc<Ingress>,
-    principal: Principal,
-    request_id: String,
-    trace: String,
+/// A request whose client has left.
+pub(crate) struct Left {
+    pub ingress: Arc<Ingress>,
+    pub request_id: String,
+    pub then: Then,
+}
+
+/// What its client wants.
+pub(crate) enum Then {
+    /// It asked for the request to be taken back.
+    TakeBack { principal: Principal, trace: String },
+    /// It will ask again.
+    Note(Retries),
 }
 
 impl Present {
     /// A client that leaves its request running.
     pub(crate) fn new(hold: Hold) -> Self {
-        Self { _hold: hold, take_back: None }
+        Self { _hold: hold, left: None }
     }
 
-    /// From now on the request is taken back when the client leaves.
-    pub(crate) fn take_back(&mut self, ingress: Arc<Ingress>, principal: Principal, request_id: String, trace: String) {
-        self.take_back = Some(TakeBack { ingress, principal, request_id, trace });
+    /// From now on this is done when the client leaves.
+    pub(crate) fn when_it_leaves(&mut self, left: Left) {
+        self.left = Some(left);
     }
 
     /// The client has all that it gets.
     pub(crate) fn answered(&mut self) {
-        self.take_back = None;
+        self.left = None;
     }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        let Some(TakeBack { ingress, principal, request_id, trace }) = self.take_back.take() else { return };
-        tokio::spawn(async move {
-            if ingress.take_back(&principal, &request_id, &trace).await.is_err() {
-                tracing::warn!(request_id, "a request whose client left could not be taken back and goes on");
+        let Some(Left { ingress, request_id, then }) = self.left.take() else { return };
+        match then {
+            Then::Note(retries) => ingress.note_that_it_left(retries, request_id),
+            Then::TakeBack { principal, trace } => {
+                tokio::spawn(async move {
+                    if ingress.take_back(&principal, &request_id, &trace).await.is_err() {
+                        tracing::warn!(request_id, "a request whose client left could not be taken back and goes on");
+                    }
+                });
             }
-        });
+        }
     }
 }

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 
-/// What a synchronous caller gets: the answer's own bytes, or the error.
-pub fn to_response(outcome: Outcome) -> Response {
+/// What a synchronous caller gets who asked at `since`: the answer's own bytes, or the error.
+pub fn to_response(outcome: Outcome, since: i64) -> Response {
     let id = outcome.meta.request_id.clone();
-    let headers = headers(&outcome);
+    let headers = headers(&outcome, since);
     let mut response = match (outcome.response, outcome.error) {
         (Some(answer), None) => ([(header::CONTENT_TYPE, "application/json")], Body::from(answer)).into_response(),
         (_, Some(error)) => ApiError::from(error).of_request(&id).into_response(),
@@ -22,15 +22,31 @@ pub fn to_response(outcome: Outcome) -> Response {
     response
 }
 
-/// What the headers of an answer tell of it.
-pub fn headers(outcome: &Outcome) -> Vec<(&'static str, String)> {
+/// What a client gets who comes back for the outcome.
+pub fn later(request_id: &str) -> Response {
+    let body = json!({ "id": request_id, "object": "request", "status": "in_progress" });
+    let mut response = (StatusCode::ACCEPTED, axum::Json(body)).into_response();
+    let headers = [
+        ("location", format!("/v1/requests/{request_id}")),
+        ("preference-applied", "respond-async".to_owned()),
+        ("x-request-id", request_id.to_owned()),
+    ];
+    add(&mut response, headers);
+    response
+}
+
+/// What the headers of an answer tell of it to a client who asked at `since`.
+pub fn headers(outcome: &Outcome, since: i64) -> Vec<(&'static str, String)> {
+    let model = outcome.bill.last().map_or(&outcome.model, |line| &line.model);
+    let replayed = (outcome.meta.received_at != since && outcome.finished_at < since).then(|| "true".to_owned());
     let provider = outcome.provider.iter().map(|provider| ("x-millrace-provider", provider.clone()));
     let always = [
         ("x-request-id", outcome.meta.request_id.clone()),
         ("x-millrace-cost", format_nanos(outcome.charge_nanos, &outcome.currency)),
         ("x-millrace-attempts", outcome.bill.len().to_string()),
+        ("x-millrace-model", model.clone()),
     ];
-    always.into_iter().chain(provider).collect()
+    always.into_iter().chain(provider).chain(replayed.map(|replayed| ("idempotent-replayed", replayed))).collect()
 }
 
 /// Adds headers; a value that none may hold is left out.

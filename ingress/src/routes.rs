@@ -1,59 +1,127 @@
 //! The routes, each a few named steps.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request as HttpRequest, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use millrace_admission::{Principal, Stream};
 use millrace_cost_ledger::usage::UsageReport;
-use millrace_schemas::{Document, Request, RequestId, body_hash, now_micros, topics};
+use millrace_schemas::{Document, Operation, Request, RequestId, body_hash, now_micros, topics};
 use millrace_stage::{Outgoing, To};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::Instrument;
 
 use crate::accept::decode;
 use crate::error::ApiError;
-use crate::leave::{Present, cancels_on_disconnect};
+use crate::leave::{Left, Present, Then, cancels_on_disconnect};
 use crate::outcome;
 use crate::posted::Posted;
+use crate::retry::Retries;
 use crate::run::Ingress;
-use crate::stream;
+use crate::{moderations, openapi, stream};
+
+/// Headers of answers that scripts of pages may read.
+const EXPOSED: [&str; 8] = [
+    "x-request-id",
+    "x-should-retry",
+    "retry-after",
+    "retry-after-ms",
+    "idempotent-replayed",
+    "x-millrace-cost",
+    "x-millrace-model",
+    "x-millrace-attempts",
+];
+/// For so long a browser needs not ask again.
+const PREFLIGHT_KEPT: Duration = Duration::from_secs(3_600);
 
 const HOUR_MICROS: i64 = 3_600_000_000;
 
-/// All routes of the front door.
-pub fn router(ingress: Arc<Ingress>) -> Router {
+/// A route of the API.
+pub struct Route {
+    pub path: &'static str,
+    handler: fn() -> MethodRouter<Arc<Ingress>>,
+}
+
+impl Route {
+    const fn of(path: &'static str, handler: fn() -> MethodRouter<Arc<Ingress>>) -> Self {
+        Self { path, handler }
+    }
+}
+
+/// The API, as `openapi.json` describes it.
+pub const API: [Route; 8] = [
+    Route::of("/v1/chat/completions", || post(chat_completions)),
+    Route::of("/v1/embeddings", || post(embeddings)),
+    Route::of("/v1/moderations", || post(moderations::moderations)),
+    Route::of("/v1/requests/{id}", || get(request).delete(cancel)),
+    Route::of("/v1/documents", || post(documents)),
+    Route::of("/v1/models", || get(models)),
+    Route::of("/v1/usage", || get(usage)),
+    Route::of("/admin/v1/usage", || get(admin_usage)),
+];
+
+/// All routes of the front door; scripts of pages from `origins` may call them.
+pub fn router(ingress: Arc<Ingress>, origins: &[String]) -> Router {
     let max_body_bytes = ingress.max_body_bytes;
-    Router::new()
-        .route("/v1/chat/completions", post(chat_completions))
-        .route("/v1/requests/{id}", get(request).delete(cancel))
-        .route("/v1/documents", post(documents))
-        .route("/v1/models", get(models))
-        .route("/v1/usage", get(usage))
-        .route("/admin/v1/usage", get(admin_usage))
+    API.iter()
+        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
+        .merge(openapi::router())
         .fallback(|| async { ApiError::not_found("There is no such route; the API is under /v1.") })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(DefaultBodyLimit::max(max_body_bytes))
+        .layer(cors(origins))
         .layer(from_fn_with_state(Arc::clone(&ingress), measure))
         .with_state(ingress)
 }
 
+/// What a browser asks before it lets a page's script call.
+fn cors(origins: &[String]) -> CorsLayer {
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(EXPOSED.map(HeaderName::from_static))
+        .max_age(PREFLIGHT_KEPT)
+}
+
 async fn chat_completions(State(ingress): State<Arc<Ingress>>, request: HttpRequest) -> Result<Response, ApiError> {
+    answer(ingress, Operation::Chat, request).await
+}
+
+async fn embeddings(State(ingress): State<Arc<Ingress>>, request: HttpRequest) -> Result<Response, ApiError> {
+    answer(ingress, Operation::Embeddings, request).await
+}
+
+async fn answer(ingress: Arc<Ingress>, operation: Operation, request: HttpRequest) -> Result<Response, ApiError> {
     let Posted { principal, headers, body, hold } = ingress.receive_for_stages(request).await?;
     let hash = body_hash(&body);
+    let is_async = prefers_async(&headers);
     let request = Request {
         idempotency_key: text(&headers, "idempotency-key")?,
         user: text(&headers, "x-millrace-user")?,
+        operation: operation.to_string(),
+        // Whoever comes back later needs no word from the stages.
+        reply_replica: (!is_async).then(|| ingress.replica.clone()),
         ..Request::new(body.into())
     };
     let cancels = cancels_on_disconnect(&headers)?;
+    let retries = Retries::of(&headers, &principal, operation, &hash);
     let trace = trace(&headers);
     let mut present = Present::new(hold);
     // A task of its own: a client that leaves between the write and its acknowledgement must not
@@ -61,10 +129,14 @@ async fn chat_completions(State(ingress): State<Arc<Ingress>>, request: HttpRequ
     let task = {
         let (ingress, principal) = (Arc::clone(&ingress), principal.clone());
         tokio::spawn(async move {
-            let accepted = ingress.accept(&principal, request, &trace).await;
-            if let (Ok(accepted), true) = (&accepted, cancels) {
+            let accepted = match &retries {
+                Some(retries) => ingress.accept_or_join(&principal, request, retries, &trace).await,
+                None => ingress.accept(&principal, request, &trace).await,
+            };
+            let takes_back = cancels.then_some(Then::TakeBack { principal, trace });
+            if let (Ok(accepted), Some(then)) = (&accepted, takes_back.or(retries.map(Then::Note))) {
                 let request_id = accepted.waiter.request_id().to_owned();
-                present.take_back(Arc::clone(&ingress), principal, request_id, trace);
+                present.when_it_leaves(Left { ingress: Arc::clone(&ingress), request_id, then });
             }
             (accepted, present)
         })
@@ -72,12 +144,17 @@ async fn chat_completions(State(ingress): State<Arc<Ingress>>, request: HttpRequ
     let (accepted, mut present) =
         task.await.map_err(|_| ApiError::busy("The request could not be accepted; try again.", 1))?;
     let accepted = accepted?;
+    if is_async {
+        present.answered();
+        return Ok(outcome::later(accepted.waiter.request_id()));
+    }
     if let Some(Stream { with_usage }) = accepted.stream {
         return stream::respond(ingress, accepted, principal.tenant, hash, with_usage, present).await;
     }
-    let outcome = ingress.outcome(accepted.waiter, &principal.tenant, &hash, accepted.patience).await;
+    let since = accepted.since;
+    let outcome = ingress.outcome(accepted, &principal.tenant, &hash).await;
     present.answered();
-    Ok(outcome::to_response(outcome?))
+    Ok(outcome::to_response(outcome?, since))
 }
 
 async fn request(
@@ -230,6 +307,13 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(axum::http::header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// Whether the client comes back for its answer (RFC 7240).
+fn prefers_async(headers: &HeaderMap) -> bool {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let mut names = preferences.flat_map(|value| value.split([',', ';']));
+    names.any(|name| name.trim().eq_ignore_ascii_case("respond-async"))
 }
 
 fn text(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, ApiError> {

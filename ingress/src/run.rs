@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_admission::{Admission, DirectoryError};
-use millrace_config::{Config, ModelConfig, TenantConfig, hash_key};
+use millrace_config::{Config, ModelConfig, ModerationConfig, TenantConfig, hash_key};
+use millrace_rules::{Compiled, RulesError};
 use millrace_schemas::Codec;
 use millrace_stage::Producer;
 use millrace_storage::Storage;
@@ -20,6 +21,7 @@ use crate::metrics::IngressMetrics;
 use crate::pressure::{Overload, Reason};
 use crate::ready::{self, Ready};
 use crate::replies::{self, Waiters};
+use crate::tls::{Tls, TlsError};
 use crate::{routes, serve};
 
 /// How long the broker may take to acknowledge a request, before the client is told "unknown".
@@ -41,6 +43,8 @@ pub struct Ingress {
     pub(crate) codec: Codec,
     pub(crate) producer: Producer,
     pub(crate) storage: Storage,
+    /// By the names of the rule sets.
+    pub(crate) rules: BTreeMap<String, Compiled>,
     pub(crate) waiters: Waiters,
     pub(crate) replica: String,
     pub(crate) wait: Duration,
@@ -62,6 +66,12 @@ pub enum IngressError {
     /// Kafka does not answer, or lacks a topic.
     #[error("kafka: {0}; is it running, and was `millrace topics apply` run?")]
     Kafka(#[from] KafkaError),
+    /// The rules can not be used.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// The certificate can not be used.
+    #[error("ingress.tls: {0}")]
+    Tls(#[from] TlsError),
 }
 
 impl Ingress {
@@ -118,6 +128,9 @@ pub async fn run(
     ready: Ready,
     shutdown: CancellationToken,
 ) -> Result<(), IngressError> {
+    let tls = config.ingress.tls.clone().map(|files| Tls::start(files, shutdown.clone())).transpose()?;
+    let ModerationConfig { rule_sets, rules_file, .. } = &config.moderation;
+    let rules = millrace_rules::load(rule_sets, rules_file.as_deref())?;
     let waiters = Waiters::default();
     let replica =
         config.ingress.replica.clone().unwrap_or_else(|| format!("ingress-{}", uuid::Uuid::now_v7().simple()));
@@ -138,6 +151,7 @@ pub async fn run(
         codec,
         producer: Producer::with_timeout(&config.kafka, ACKNOWLEDGEMENT)?,
         storage,
+        rules,
         waiters,
         replica,
         wait: Duration::from_millis(config.ingress.wait_ms),
@@ -153,7 +167,7 @@ pub async fn run(
         max_body_bytes: config.ingress.max_body_bytes,
     });
     tokio::spawn(ready::watch(Arc::clone(&ingress), ready, shutdown.clone()));
-    let router = routes::router(ingress);
+    let router = routes::router(ingress, &config.ingress.cors_origins);
     let drained = {
         let (shutdown, draining) = (shutdown.clone(), draining.clone());
         tokio::spawn(async move {
@@ -164,7 +178,7 @@ pub async fn run(
     };
     // Beside a request for every place, as many connections that are idle, or ask.
     let connections = config.ingress.max_in_flight.saturating_mul(2).min(MOST_CONNECTIONS);
-    serve::serve(listener, router, connections, shutdown).await;
+    serve::serve(listener, tls, router, connections, shutdown).await;
     draining.cancel();
     drained.abort();
     let _threads = tokio::task::spawn_blocking(move || (replies.join(), lag.join())).await;

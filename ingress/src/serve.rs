@@ -8,9 +8,12 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+
+use crate::tls::Tls;
 
 /// How long a connection may stay without a whole request head: new, or kept alive.
 const HEAD_WITHIN: Duration = Duration::from_secs(120);
@@ -19,7 +22,13 @@ const REST: Duration = Duration::from_millis(200);
 
 /// Serves until `shutdown`, then until every connection has had its answer. Beyond `connections`
 /// new ones wait in the listener's queue.
-pub async fn serve(listener: TcpListener, router: Router, connections: usize, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    router: Router,
+    connections: usize,
+    shutdown: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(connections));
     loop {
         let next = async {
@@ -33,7 +42,7 @@ pub async fn serve(listener: TcpListener, router: Router, connections: usize, sh
         };
         match accepted {
             Ok((stream, from)) => {
-                tokio::spawn(connection(stream, from, router.clone(), place, shutdown.clone()));
+                tokio::spawn(connection(stream, from, tls.clone(), router.clone(), place, shutdown.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -50,6 +59,7 @@ pub async fn serve(listener: TcpListener, router: Router, connections: usize, sh
 async fn connection(
     stream: TcpStream,
     from: SocketAddr,
+    tls: Option<Tls>,
     router: Router,
     place: OwnedSemaphorePermit,
     shutdown: CancellationToken,
@@ -64,18 +74,36 @@ async fn connection(
     if !matches!(first, Ok(Ok(()))) {
         return;
     }
+    let ended = match tls {
+        None => answers(stream, router, shutdown).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => answers(stream, router, shutdown).await,
+            Err(error) => Err(error.into()),
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%from, %error, "a connection broke off");
+    }
+}
+
+/// Every request of a connection, one after the other or, over HTTP/2, at once.
+async fn answers<S>(
+    stream: S,
+    router: Router,
+    shutdown: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_WITHIN));
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
-    let ended = tokio::select! {
+    tokio::select! {
         ended = serving.as_mut() => ended,
         () = shutdown.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.as_mut().await
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%from, %error, "a connection broke off");
     }
 }

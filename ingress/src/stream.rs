@@ -42,17 +42,17 @@ pub(crate) async fn respond(
     present: Present,
 ) -> Result<Response, ApiError> {
     let began = Instant::now();
-    let id = accepted.waiter.request_id().to_owned();
+    let (id, since) = (accepted.waiter.request_id().to_owned(), accepted.since);
     let mut feed = Feed::new(ingress, accepted, tenant, body_hash, present);
     let first = match tokio::time::timeout(HEAD_WITHIN, feed.next()).await {
         Ok(Next::Ended(Err(error))) => return Err(error),
-        Ok(Next::Ended(Ok(outcome))) if outcome.response.is_none() => return Ok(outcome::to_response(*outcome)),
+        Ok(Next::Ended(Ok(outcome))) if outcome.response.is_none() => return Ok(outcome::to_response(*outcome, since)),
         Ok(next) => Some(next),
         Err(_) => None,
     };
     let mut stream = Stream { feed, began: Some(began), with_usage, ready: VecDeque::new(), ended: false };
     let headers = match &first {
-        Some(Next::Ended(Ok(outcome))) => outcome::headers(outcome),
+        Some(Next::Ended(Ok(outcome))) => outcome::headers(outcome, since),
         Some(Next::Events(_) | Next::Ended(Err(_))) | None => vec![("x-request-id", id)],
     };
     first.into_iter().for_each(|next| stream.take(next));
@@ -89,12 +89,11 @@ struct Feed {
 }
 
 impl Feed {
-    fn new(ingress: Arc<Ingress>, accepted: Accepted, tenant: String, body_hash: String, present: Present) -> Self {
-        let Accepted { mut waiter, patience, .. } = accepted;
-        let (request_id, chunks) = (waiter.request_id().to_owned(), waiter.chunks.take());
+    fn new(ingress: Arc<Ingress>, mut accepted: Accepted, tenant: String, body_hash: String, present: Present) -> Self {
+        let (request_id, chunks) = (accepted.waiter.request_id().to_owned(), accepted.waiter.chunks.take());
         let outcome: Ending = {
             let (ingress, hash) = (Arc::clone(&ingress), body_hash.clone());
-            Box::pin(async move { ingress.outcome(waiter, &tenant, &hash, patience).await })
+            Box::pin(async move { ingress.outcome(accepted, &tenant, &hash).await })
         };
         Self { ingress, request_id, body_hash, outcome, chunks, order: Order::default(), present }
     }

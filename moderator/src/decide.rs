@@ -1,7 +1,9 @@
 //! From a completion to its outcome, without I/O.
 
 use millrace_rules::{Action, Compiled};
-use millrace_schemas::{Completion, Ended, EndedStatus, Meta, Moderation, Outcome, OutcomeStatus, StageTime};
+use millrace_schemas::{
+    Completion, Ended, EndedStatus, Meta, Moderation, Operation, Outcome, OutcomeStatus, StageTime,
+};
 
 /// Name of this service in `stages`, metrics and logs.
 pub const NAME: &str = "moderator";
@@ -15,6 +17,8 @@ pub fn decide(completion: Completion, rules: &Compiled, started_at: i64, now: i6
     let Completion { meta, response, model, provider, rule_set, ended, bill, mut stages } = completion;
     let verdict = match (ended, response) {
         (Some(ended), _) => Verdict::ended(ended),
+        // Vectors say nothing.
+        (None, Some(answer)) if meta.operation == Operation::Embeddings.as_str() => Verdict::passed(answer),
         (None, Some(answer)) => check(rules, answer),
         (None, None) => Verdict::ended(Ended::invalid(
             "empty_completion",
@@ -106,6 +110,11 @@ struct Verdict {
 }
 
 impl Verdict {
+    fn passed(answer: Vec<u8>) -> Self {
+        let status = OutcomeStatus::Succeeded;
+        Self { status, response: Some(answer), error: None, action: "none", hits: Vec::new() }
+    }
+
     fn ended(ended: Ended) -> Self {
         Self { status: ended.status.into(), response: None, error: Some(ended), action: "none", hits: Vec::new() }
     }
@@ -249,6 +258,17 @@ mod tests {
         assert_eq!((outcome.status, outcome.response), (OutcomeStatus::Failed, None));
         let ended = decide(without_rules(completion(None, Some(Ended::expired("late")))), &rules, 3, 4);
         assert_eq!(ended.status, OutcomeStatus::Expired, "an end before stays");
+    }
+
+    #[test]
+    fn vectors_pass_as_they_came() {
+        let rules = RuleSet::default().compile().expect("rules");
+        let vectors = r#"{"object":"list", "data":[{"embedding":[1e2]}]}"#;
+        let mut completion = completion(Some(vectors), None);
+        completion.meta.operation = Operation::Embeddings.to_string();
+        let outcome = decide(completion, &rules, 3, 4);
+        assert_eq!((outcome.status, outcome.moderation.action.as_str()), (OutcomeStatus::Succeeded, "none"));
+        assert_eq!(outcome.response.as_deref(), Some(vectors.as_bytes()));
     }
 
     #[test]

@@ -33,6 +33,10 @@ impl IdempotencyKeys for Store {
         Ok(if held.coordinates == claim.coordinates { Claimed::Ours } else { Claimed::Theirs(held.clone()) })
     }
 
+    async fn holder(&self, tenant: &str, key: &str) -> Result<Option<Claim>, StorageError> {
+        Ok(self.claims.lock().unwrap().get(&(tenant.to_owned(), key.to_owned())).cloned())
+    }
+
     async fn add_waiter(&self, _: &str, request_id: &str, waiter: &Waiter) -> Result<(), StorageError> {
         self.waiters.lock().unwrap().push((request_id.to_owned(), waiter.clone()));
         Ok(())

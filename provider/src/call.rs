@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_openai::traits::RequestOptionsBuilder as _;
 use millrace_fail_point::{self as fail_point, Side};
+use millrace_schemas::Operation;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -16,7 +17,7 @@ use crate::{CallError, Usage, tokens};
 /// The header that carries the call id, so that a provider's log can be matched with ours.
 pub(crate) const CLIENT_REQUEST_ID: &str = "x-client-request-id";
 
-/// A provider's answer to a chat completion (HTTP 200, well-formed JSON).
+/// A provider's answer (HTTP 200, well-formed JSON).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The provider's JSON as it came, without white space around it.
@@ -35,16 +36,22 @@ pub struct Embeddings {
 }
 
 impl Slot {
-    /// Sends `body`, byte for byte, as a chat completion. `body` names the model and does not ask
+    /// Sends `body`, byte for byte, to where `operation` is. `body` names the model and does not ask
     /// for a stream. Exactly one HTTP request is made, which takes at most `timeout`; when the future
     /// is dropped, its connection is closed.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn chat(self, body: &RawValue, call_id: &str, timeout: Duration) -> Result<Answer, CallError> {
+    pub async fn ask(
+        self,
+        operation: Operation,
+        body: &RawValue,
+        call_id: &str,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
         let Slot { target, entry } = self;
         let began = Instant::now();
-        let result = chat(&target, body, call_id, timeout).await;
+        let result = ask(&target, operation, body, call_id, timeout).await;
         entry.ended(heard(&result, timeout >= target.timeout || began.elapsed() < timeout), load(&result));
         result
     }
@@ -83,12 +90,30 @@ pub(crate) fn load<T>(result: &Result<T, CallError>) -> Load {
     }
 }
 
-async fn chat(target: &Target, body: &RawValue, call_id: &str, timeout: Duration) -> Result<Answer, CallError> {
+async fn ask(
+    target: &Target,
+    operation: Operation,
+    body: &RawValue,
+    call_id: &str,
+    timeout: Duration,
+) -> Result<Answer, CallError> {
     let client = target.client(timeout);
-    let chat = client.chat().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
-    fail_point::reach(Side::Before, || "call".to_owned());
-    let answer: Box<RawValue> = chat.create_byot(body).await.map_err(call_error)?;
-    fail_point::reach(Side::After, || "call".to_owned());
+    let answer: Box<RawValue> = match operation {
+        Operation::Chat => {
+            let chat = client.chat().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
+            fail_point::reach(Side::Before, || "call".to_owned());
+            let answer = chat.create_byot(body).await.map_err(call_error)?;
+            fail_point::reach(Side::After, || "call".to_owned());
+            answer
+        }
+        Operation::Embeddings => {
+            let embeddings = client.embeddings().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
+            fail_point::reach(Side::Before, || "call".to_owned());
+            let answer = embeddings.create_byot(body).await.map_err(call_error)?;
+            fail_point::reach(Side::After, || "call".to_owned());
+            answer
+        }
+    };
     let body = String::from(Box::<str>::from(answer)).into_bytes();
     let usage = Usage::read(&body);
     Ok(Answer { body, usage })

@@ -19,9 +19,9 @@
 //!
 //! ```text
 //! let slot = target.slot().await;                            // waits for the breaker and the limit
-//! let call = ledger.start(record, &who, &target, CHAT, bounds).await?;  // acknowledged by the broker
+//! let call = ledger.start(record, &who, &target, Operation::Chat, bounds).await?;  // acknowledged by the broker
 //! if record.assignment.is_cancelled() { ledger.not_sent(record, call, "…").await? }
-//! match slot.chat(body, call.id(), bounds.timeout).await {
+//! match slot.ask(Operation::Chat, body, call.id(), bounds.timeout).await {
 //!     Ok(answer) => bill.push(ledger.line(&call, usage)),      // then the primary output, then `finished`
 //!     Err(error) => bill.extend(ledger.failed(record, call, &error).await?),
 //! }
@@ -47,8 +47,8 @@ pub use counted::CallMetrics;
 pub use failure::{CallError, Refusal};
 pub use gate::Refused;
 pub use paid::{
-    Bounds, CHAT, CallLog, CallsTopic, EMBEDDINGS, FAILED, FINISHED, LedgerError, Ledgered, StartedCall, UNCONFIRMED,
-    Who, call_record, finished_from_line, line_from_usage, started_call,
+    Bounds, CallLog, CallsTopic, FAILED, FINISHED, LedgerError, Ledgered, StartedCall, UNCONFIRMED, Who, call_record,
+    finished_from_line, line_from_usage, started_call,
 };
 pub use targets::{Providers, ProvidersError, Slot, Target};
 pub use usage::Usage;

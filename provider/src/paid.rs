@@ -19,7 +19,8 @@ use std::time::Duration;
 use millrace_fail_point as fail_point;
 use millrace_pricing::{Amount, PriceTable, PricingError};
 use millrace_schemas::{
-    Call, CallKind, CallLine, Codec, CodecError, Meta, SOURCE_HEADER, call_id, call_started_at, now_micros, topics,
+    Call, CallKind, CallLine, Codec, CodecError, Meta, Operation, SOURCE_HEADER, call_id, call_started_at, now_micros,
+    topics,
 };
 use millrace_stage::{Outgoing, ProduceError, Producer, Received, StageError};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
@@ -32,11 +33,6 @@ pub const FINISHED: &str = "finished";
 pub const FAILED: &str = "failed";
 /// Status of a bill's line: whether the provider charges is not known.
 pub const UNCONFIRMED: &str = "unconfirmed";
-
-/// `operation` of a chat completion.
-pub const CHAT: &str = "chat.completions";
-/// `operation` of embeddings.
-pub const EMBEDDINGS: &str = "embeddings";
 
 /// Between the end of a call's time and its deadline in `calls`: for writing its end.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -216,7 +212,7 @@ impl<L: CallLog> Ledgered<L> {
         record: &Received,
         who: &Who,
         target: &Target,
-        operation: &str,
+        operation: Operation,
         bounds: Bounds,
     ) -> Result<StartedCall, LedgerError> {
         // Before, so that a process that was frozen announces nothing; and after, when it was frozen meanwhile.
@@ -314,7 +310,7 @@ pub fn started_call(
     call_id: String,
     who: &Who,
     target: &Target,
-    operation: &str,
+    operation: Operation,
     bounds: Bounds,
     prices: &PriceTable,
 ) -> Result<Call, PricingError> {
@@ -331,7 +327,7 @@ pub fn started_call(
         user: who.user.clone(),
         key_id: who.key_id.clone(),
         lane: who.lane.clone(),
-        operation: operation.to_owned(),
+        operation: operation.to_string(),
         provider: target.provider.clone(),
         model: target.model.clone(),
         at: started_at,

@@ -131,9 +131,9 @@ impl Providers {
         self.route(alias).first()
     }
 
-    /// Every model that completes chats.
-    pub fn chat_models(&self) -> impl Iterator<Item = &Target> {
-        self.routes.values().filter_map(|route| route.first()).filter(|target| !target.embedding)
+    /// Every model.
+    pub fn models(&self) -> impl Iterator<Item = &Target> {
+        self.routes.values().filter_map(|route| route.first())
     }
 
     /// Where a model is, then its fallbacks in order; empty when no model has this name.

@@ -1,18 +1,36 @@
 //! Token counts for answers that come without usage.
 
 pub use millrace_admission::tokens::count;
+use millrace_schemas::Operation;
 use serde_json::Value;
 
 /// What chat templates add around each message, and in front of the answer.
 const PER_MESSAGE: i64 = 3;
 
-/// Prompt tokens of a chat request, about: its messages and what else becomes part of the prompt. A
+/// Prompt tokens of a request, about: its messages and what else becomes part of the prompt, or its inputs. A
 /// request that can not be read counts 0.
 #[must_use]
-pub fn asked(request: &[u8]) -> i64 {
+pub fn asked(operation: Operation, request: &[u8]) -> i64 {
     let request: Value = serde_json::from_slice(request).unwrap_or(Value::Null);
+    match operation {
+        Operation::Chat => of_chat(&request),
+        Operation::Embeddings => request.get("input").map_or(0, of_input),
+    }
+}
+
+/// A text, a token, or any number of them.
+fn of_input(input: &Value) -> i64 {
+    match input {
+        Value::String(text) => of_text(text),
+        Value::Array(items) => items.iter().map(of_input).sum(),
+        Value::Number(_) => 1,
+        Value::Null | Value::Bool(_) | Value::Object(_) => 0,
+    }
+}
+
+fn of_chat(request: &Value) -> i64 {
     let role = |message: &Value| message.get("role").and_then(Value::as_str).map_or(0, of_text);
-    let messages = array(&request, "messages").iter().map(|message| of_message(message) + role(message) + PER_MESSAGE);
+    let messages = array(request, "messages").iter().map(|message| of_message(message) + role(message) + PER_MESSAGE);
     let beside = ["tools", "functions", "response_format"].iter().filter_map(|name| request.get(name));
     messages.sum::<i64>() + beside.map(|value| of_text(&value.to_string())).sum::<i64>() + PER_MESSAGE
 }
@@ -60,12 +78,19 @@ mod tests {
     }
 
     #[test]
+    fn inputs_of_embeddings_count_as_texts_or_tokens() {
+        let embedded = |input: &str| asked(Operation::Embeddings, format!("{{\"input\":{input}}}").as_bytes());
+        assert_eq!((embedded("\"hello world\""), embedded("[\"hello\",\"world\"]")), (2, 2));
+        assert_eq!((embedded("[1,2,3]"), embedded("[[1,2],[3]]"), embedded("null")), (3, 3, 0));
+    }
+
+    #[test]
     fn messages_parts_and_tools_count() {
         let request = r#"{"model":"m","messages":[
             {"role":"system","content":"hello world"},
             {"role":"user","content":[{"type":"text","text":"hello world"},{"type":"image_url","image_url":{"url":"x"}}]}]}"#;
-        assert_eq!(asked(request.as_bytes()), 2 * (1 + 2 + PER_MESSAGE) + PER_MESSAGE);
+        assert_eq!(asked(Operation::Chat, request.as_bytes()), 2 * (1 + 2 + PER_MESSAGE) + PER_MESSAGE);
         let with_tools = request.replacen('{', r#"{"tools":[{"type":"function"}],"#, 1);
-        assert!(asked(with_tools.as_bytes()) > asked(request.as_bytes()));
+        assert!(asked(Operation::Chat, with_tools.as_bytes()) > asked(Operation::Chat, request.as_bytes()));
     }
 }

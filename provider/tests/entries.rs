@@ -8,10 +8,10 @@ use std::time::Duration;
 use millrace_config::{Config, ModelConfig, ProviderConfig};
 use millrace_pricing::PriceTable;
 use millrace_provider::{
-    Bounds, CHAT, CallError, CallLog, CallMetrics, FAILED, FINISHED, LedgerError, Ledgered, Providers, Refusal,
-    StartedCall, Target, UNCONFIRMED, Usage, Who, finished_from_line,
+    Bounds, CallError, CallLog, CallMetrics, FAILED, FINISHED, LedgerError, Ledgered, Providers, Refusal, StartedCall,
+    Target, UNCONFIRMED, Usage, Who, finished_from_line,
 };
-use millrace_schemas::{Call, CallKind, Coordinates, Source, call_started_at};
+use millrace_schemas::{Call, CallKind, Coordinates, Operation, Source, call_started_at};
 use millrace_stage::Received;
 use millrace_stage::core::{Lease, Moment};
 
@@ -97,7 +97,7 @@ fn shown(setup: &Setup) -> Vec<String> {
 }
 
 async fn start(setup: &Setup) -> StartedCall {
-    setup.ledger.start(&setup.record, &setup.who, &setup.target, CHAT, BOUNDS).await.unwrap()
+    setup.ledger.start(&setup.record, &setup.who, &setup.target, Operation::Chat, BOUNDS).await.unwrap()
 }
 
 #[tokio::test]
@@ -218,7 +218,8 @@ async fn each_failure_ends_its_call_in_its_own_way() {
 #[tokio::test]
 async fn a_model_without_a_price_is_never_called() {
     let setup = setup();
-    let error = setup.ledger.start(&setup.record, &setup.who, &setup.unpriced, CHAT, BOUNDS).await.unwrap_err();
+    let error =
+        setup.ledger.start(&setup.record, &setup.who, &setup.unpriced, Operation::Chat, BOUNDS).await.unwrap_err();
     assert!(matches!(error, LedgerError::NoPrice(_)), "{error}");
     assert!(setup.log.0.lock().unwrap().is_empty());
 }

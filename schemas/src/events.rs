@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use crate::letters::{DeadLetter, DeadLetterAction, LetterAction, RecordHeader, Redrive};
+use crate::operation::Operation;
 use crate::words::words;
 
 words! {
@@ -89,7 +90,7 @@ pub struct Meta {
     pub key_id: Option<String>,
     /// The lane it travels in.
     pub lane: Lane,
-    /// `chat.completions` today.
+    /// One of [`Operation`], unless it was refused.
     pub operation: String,
     /// The client's own key for this request.
     pub idempotency_key: Option<String>,
@@ -229,7 +230,7 @@ pub struct Request {
     pub idempotency_key: Option<String>,
     /// User within the tenant.
     pub user: Option<String>,
-    /// What is asked for.
+    /// What is asked for: one of [`Operation`].
     pub operation: String,
     /// Microseconds since the epoch.
     pub received_at: Option<i64>,
@@ -252,7 +253,7 @@ impl Request {
             request_id: None,
             idempotency_key: None,
             user: None,
-            operation: "chat.completions".to_owned(),
+            operation: Operation::Chat.to_string(),
             received_at: None,
             deadline: None,
             reply_replica: None,

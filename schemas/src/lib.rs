@@ -11,6 +11,7 @@ pub mod events;
 mod ids;
 mod json;
 mod letters;
+mod operation;
 mod reply_chunk;
 mod signature;
 mod source;
@@ -27,6 +28,7 @@ pub use events::{
 pub use ids::{RequestId, body_hash, call_id, call_started_at, derived_uuid};
 pub use json::{JsonView, value_to_json};
 pub use letters::{REDRIVE_LETTERS, REDRIVE_OF};
+pub use operation::{ANSWER_LIMIT, Operation};
 pub use reply_chunk::ReplyChunk;
 pub use signature::{SIGNATURE_HEADER, Signature, SignatureError, key_digest};
 pub use source::{Coordinates, SOURCE_HEADER, Source, SourceError};

@@ -82,6 +82,8 @@ pub struct Waiter {
 pub trait IdempotencyKeys: Send + Sync {
     /// Claims (tenant, key), by a conditional insert: exactly one of any number of claimants wins.
     async fn claim(&self, tenant: &str, key: &str, claim: &Claim) -> Result<Claimed, StorageError>;
+    /// Who holds (tenant, key); nobody is `None`.
+    async fn holder(&self, tenant: &str, key: &str) -> Result<Option<Claim>, StorageError>;
     /// Adds a waiter. Written before the result is read, so that waiter and sink can not miss each other.
     async fn add_waiter(&self, tenant: &str, request_id: &str, waiter: &Waiter) -> Result<(), StorageError>;
     /// All waiters of a request.

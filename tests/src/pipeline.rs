@@ -33,6 +33,8 @@ pub fn kafka_users() -> impl Iterator<Item = (String, String)> {
 fn principal(service: &str) -> String {
     format!("millrace-{service}")
 }
+/// Where pages may come from that call the ingress.
+pub const ORIGIN: &str = "https://app.example.com";
 /// API key of the tenant `rival`.
 pub const RIVAL_KEY: &str = "mr_test_rival";
 
@@ -349,6 +351,12 @@ impl Pipeline {
         self.members.iter().filter_map(|m| m.process.as_ref()?.pid()).collect()
     }
 
+    /// Process ids of the services of this kind.
+    pub fn pids_of(&self, service: &str) -> Vec<u32> {
+        let of_service = self.members.iter().filter(|m| m.name.starts_with(service));
+        of_service.filter_map(|m| m.process.as_ref()?.pid()).collect()
+    }
+
     /// Where files of this run may be put.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -480,6 +488,7 @@ keys = [{{ id = "default", key = "{TENANT_KEY}" }}]
 [ingress]
 listen = "127.0.0.1:1"
 admin_key = "mra_test"
+cors_origins = ["{ORIGIN}"]
 
 [telemetry]
 listen = "127.0.0.1:2"

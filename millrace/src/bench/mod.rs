@@ -1,6 +1,10 @@
-//! `millrace bench`: the pipeline beside a raw relay of the same hops, or beside itself with a promise left
-//! out, interleaved in one run on the same real Kafka and Cassandra; and how soon it flows again after a kill.
+//! `millrace bench`: the pipeline beside a raw relay of the same hops, beside another gateway, or beside itself
+//! with a promise left out, interleaved in one run on the same real Kafka and Cassandra; and how soon it flows
+//! again after a kill.
 
+mod clients;
+mod gateway;
+mod peer;
 mod pipeline;
 mod price;
 mod recovery;
@@ -52,6 +56,8 @@ struct Row {
 enum Target {
     /// So much of the peer at least.
     RatioAtLeast(f64),
+    /// So much of the peer at most.
+    RatioAtMost(f64),
     /// So much at most, whatever the peer does.
     OursAtMost(f64),
 }
@@ -59,13 +65,14 @@ enum Target {
 impl Target {
     fn value(self) -> f64 {
         match self {
-            Self::RatioAtLeast(value) | Self::OursAtMost(value) => value,
+            Self::RatioAtLeast(value) | Self::RatioAtMost(value) | Self::OursAtMost(value) => value,
         }
     }
 
     fn says(self) -> &'static str {
         match self {
             Self::RatioAtLeast(_) => "ratio, at least",
+            Self::RatioAtMost(_) => "ratio, at most",
             Self::OursAtMost(_) => "ours, at most",
         }
     }
@@ -73,6 +80,7 @@ impl Target {
     fn is_met(self, ours: f64, ratio: Option<f64>) -> bool {
         match self {
             Self::RatioAtLeast(least) => ratio.is_some_and(|ratio| ratio >= least),
+            Self::RatioAtMost(most) => ratio.is_some_and(|ratio| ratio <= most),
             Self::OursAtMost(most) => ours <= most,
         }
     }
@@ -82,6 +90,7 @@ impl Target {
 pub async fn run(args: &BenchArgs, json: bool) -> anyhow::Result<()> {
     let rows = match args.question {
         BenchQuestion::Relay | BenchQuestion::Pipeline => beside_the_relay(args).await?,
+        BenchQuestion::Gateway => gateway::run(args).await?,
         BenchQuestion::Price => price::run(args).await?,
         BenchQuestion::Recovery => recovery::run(args).await?,
     };
@@ -123,7 +132,7 @@ async fn beside_the_relay(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The peer's name in every row.
+/// The relay's name in every row.
 const PEER: &str = "raw rdkafka relay, 4 hops, 1 KB";
 
 fn rows(raw: &[Measured], ours: &[Measured]) -> Vec<Row> {
@@ -138,7 +147,7 @@ fn rows(raw: &[Measured], ours: &[Measured]) -> Vec<Row> {
         ];
     }
     let sides = |question: &str, of: fn(&Measured) -> f64, target: Option<Target>| {
-        row(question, middle(ours.iter().map(of)), Some(middle(raw.iter().map(of)).0), target)
+        row(question, middle(ours.iter().map(of)), Some((middle(raw.iter().map(of)).0, PEER)), target)
     };
     let (share, added) = (Some(Target::RatioAtLeast(0.12)), Some(Target::OursAtMost(10.0)));
     vec![
@@ -150,13 +159,14 @@ fn rows(raw: &[Measured], ours: &[Measured]) -> Vec<Row> {
     ]
 }
 
-fn row(question: &str, (ours, spread): (f64, f64), peer: Option<f64>, target: Option<Target>) -> Row {
+fn row(question: &str, (ours, spread): (f64, f64), peer: Option<(f64, &'static str)>, target: Option<Target>) -> Row {
+    let (peer, peer_name) = peer.unzip();
     let ratio = peer.filter(|peer| *peer > 0.0).map(|peer| ours / peer);
     Row {
         question: question.to_owned(),
         ours,
         peer,
-        peer_name: peer.map(|_| PEER),
+        peer_name,
         ratio,
         spread,
         target: target.map(Target::value),

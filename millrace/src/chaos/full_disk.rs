@@ -40,7 +40,7 @@ pub async fn run(args: &ChaosArgs, disk: &Path) -> anyhow::Result<Verdict> {
         "starting Kafka, Cassandra and the registry on {}, and {COPIES} processes of every service …",
         disk.display()
     );
-    let stack = Stack::builder().data_dir(disk.join("stack")).start().await?;
+    let stack = Stack::builder().data_dir(disk.join("stack")).synced().start().await?;
     let mut pipeline = Pipeline::start(&stack, Setup::copies(COPIES).env(&ENV)).await?;
     let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
     let tenant = Tenant { id: TENANT.to_owned(), key: TENANT_KEY.to_owned() };

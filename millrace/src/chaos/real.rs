@@ -28,7 +28,7 @@ pub const ENV: [(&str, &str); 3] = [
 /// Plays and judges.
 pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
-    let stack = Stack::builder().brokers(args.brokers).start().await?;
+    let stack = Stack::builder().brokers(args.brokers).synced().start().await?;
     let mut pipeline = Pipeline::start(&stack, Setup::copies(COPIES).env(&ENV)).await?;
     spoil(&pipeline.provider, args.seed).await?;
 

@@ -338,6 +338,8 @@ pub enum BenchQuestion {
     Relay,
     /// The whole arrow beside the raw relay.
     Pipeline,
+    /// The HTTP door beside LiteLLM's proxy and the provider asked directly.
+    Gateway,
     /// The whole arrow beside itself: `started` not waited for, and larger windows.
     Price,
     /// How soon everything flows again after a SIGKILL of each service.

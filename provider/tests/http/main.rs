@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use millrace_config::{Config, ModelConfig, ProviderConfig, Secret};
 use millrace_provider::{Answer, CallError, Providers, Refusal, Target, Usage};
+use millrace_schemas::Operation;
 use millrace_simulated_provider::{Latency, Server, SimulatedProviderConfig};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -53,7 +54,7 @@ async fn simulated(faults: Value) -> Server {
 
 async fn chat(target: &Target, body: &str, timeout: Duration) -> Result<Answer, CallError> {
     let body = RawValue::from_string(body.to_owned()).unwrap();
-    target.slot().await.chat(&body, "call_1", timeout).await
+    target.slot().await.ask(Operation::Chat, &body, "call_1", timeout).await
 }
 
 fn ask() -> String {
@@ -70,7 +71,7 @@ async fn an_answer_comes_with_its_usage_and_the_provider_sees_our_call_id() {
     assert_eq!(json["usage"]["completion_tokens"], usage.output_tokens);
     assert!(usage.input_tokens > 0 && usage.output_tokens > 0 && !usage.estimated);
     assert_eq!(millrace_provider::tokens::written(&answer.body), usage.output_tokens);
-    assert_eq!(millrace_provider::tokens::asked(ask().as_bytes()), usage.input_tokens);
+    assert_eq!(millrace_provider::tokens::asked(Operation::Chat, ask().as_bytes()), usage.input_tokens);
 
     let calls = reqwest::get(format!("http://{}/calls", server.addr())).await.unwrap().text().await.unwrap();
     assert!(calls.contains(r#""client_request_id":"call_1""#), "{calls}");

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::post;
 use millrace_provider::{Answer, CallError, Target};
+use millrace_schemas::Operation;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -39,7 +40,12 @@ async fn chunks_are_seen_as_they_are_and_add_up_to_the_answer_in_one_piece() {
     let whole: Value = serde_json::from_slice(&answer.body).unwrap();
     let plain = json!({"model": "sim-small", "messages": [{"role": "user", "content": "hello there"}]});
     let plain = RawValue::from_string(plain.to_string()).unwrap();
-    let plain = target(&server.url()).slot().await.chat(&plain, "call_2", Duration::from_secs(5)).await.unwrap();
+    let plain = target(&server.url())
+        .slot()
+        .await
+        .ask(Operation::Chat, &plain, "call_2", Duration::from_secs(5))
+        .await
+        .unwrap();
     let plain: Value = serde_json::from_slice(&plain.body).unwrap();
     assert_eq!(whole["choices"][0]["message"]["content"], plain["choices"][0]["message"]["content"]);
     assert_eq!((&whole["usage"], &whole["object"]), (&plain["usage"], &plain["object"]));

@@ -23,6 +23,13 @@ impl IdempotencyKeys for Cql {
         }
     }
 
+    async fn holder(&self, tenant: &str, key: &str) -> Result<Option<Claim>, StorageError> {
+        let what = "read an idempotency key";
+        let answer = self.execute(what, &self.statements.holder_of_key, (tenant, key)).await?;
+        let row = answer.into_rows_result().doing(what)?.maybe_first_row::<(String, String, String)>().doing(what)?;
+        Ok(row.map(|(request_id, coordinates, body_hash)| Claim { request_id, coordinates, body_hash }))
+    }
+
     async fn add_waiter(&self, tenant: &str, request_id: &str, waiter: &Waiter) -> Result<(), StorageError> {
         let values = (tenant, request_id, &waiter.coordinates, json::encode("waiter", waiter)?);
         self.execute("add a waiter", &self.statements.add_waiter, values).await.map(|_| ())

@@ -14,6 +14,7 @@ pub(super) struct Statements {
     pub latest_result: PreparedStatement,
     pub all_results: PreparedStatement,
     pub claim_key: PreparedStatement,
+    pub holder_of_key: PreparedStatement,
     pub add_waiter: PreparedStatement,
     pub waiters: PreparedStatement,
     pub checkpoint: PreparedStatement,
@@ -68,6 +69,10 @@ impl Statements {
                 // Runs are kept in falling order: the first row is the latest run.
                 idempotent(session, "SELECT outcome FROM results WHERE tenant = ? AND request_id = ? LIMIT 1"),
                 idempotent(session, "SELECT run FROM results"),
+                idempotent(
+                    session,
+                    "SELECT request_id, coordinates, body_hash FROM idempotency_keys WHERE tenant = ? AND idempotency_key = ?"
+                ),
                 idempotent(session, "SELECT waiter FROM waiters WHERE tenant = ? AND request_id = ?"),
                 idempotent(session, "SELECT state FROM ledger_checkpoints WHERE generation = ? AND log_partition = ?"),
                 idempotent(
@@ -101,6 +106,7 @@ impl Statements {
             (
                 latest_result,
                 all_results,
+                holder_of_key,
                 waiters,
                 checkpoint,
                 rollup,
@@ -116,6 +122,7 @@ impl Statements {
             latest_result,
             all_results,
             claim_key,
+            holder_of_key,
             add_waiter,
             waiters,
             checkpoint,

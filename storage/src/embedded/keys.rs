@@ -15,6 +15,14 @@ impl IdempotencyKeys for Embedded {
         self.write("claim an idempotency key", move |tables| try_claim(tables, key, &claim)).await
     }
 
+    async fn holder(&self, tenant: &str, key: &str) -> Result<Option<Claim>, StorageError> {
+        let key = Key::of(tenant).text(key).finish()?;
+        self.run(move |tables| {
+            tables.keys.get(&key).map_err(classify)?.map(|stored| json::decode("claim", &stored)).transpose()
+        })
+        .await
+    }
+
     async fn add_waiter(&self, tenant: &str, request_id: &str, waiter: &Waiter) -> Result<(), StorageError> {
         let (tenant, request_id, waiter) = (tenant.to_owned(), request_id.to_owned(), waiter.clone());
         self.write("add a waiter", move |tables| put_waiter(tables, &tenant, &request_id, &waiter)).await

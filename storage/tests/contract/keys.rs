@@ -57,10 +57,12 @@ async fn settle(storage: &Storage, tenant: &str, claim: &Claim) -> Claimed {
 pub async fn a_claim_replayed_is_ours(storage: &Storage) {
     let tenant = unique("t");
     let keys = &storage.keys;
+    assert_eq!(keys.holder(&tenant, "key").await.unwrap(), None);
     for _ in 0..3 {
         assert_eq!(keys.claim(&tenant, "key", &claim(1)).await.unwrap(), Claimed::Ours);
         assert_eq!(keys.claim(&tenant, "key", &claim(3)).await.unwrap(), Claimed::Theirs(claim(1)));
         assert_eq!(keys.claim(&tenant, "key", &claim(2)).await.unwrap(), Claimed::Theirs(claim(1)));
+        assert_eq!(keys.holder(&tenant, "key").await.unwrap(), Some(claim(1)));
         assert_eq!(keys.claim(&tenant, "another key", &claim(2)).await.unwrap(), Claimed::Ours);
     }
 }

@@ -19,6 +19,7 @@ pub struct Builder {
     brokers: usize,
     kafka: bool,
     cassandra: bool,
+    synced: bool,
     registry: bool,
     users: Vec<User>,
     data_dir: Option<PathBuf>,
@@ -31,6 +32,7 @@ impl Default for Builder {
             brokers: 1,
             kafka: true,
             cassandra: true,
+            synced: false,
             registry: true,
             users: Vec::new(),
             data_dir: None,
@@ -58,6 +60,13 @@ impl Builder {
     #[must_use]
     pub fn cassandra(mut self, wanted: bool) -> Self {
         self.cassandra = wanted;
+        self
+    }
+
+    /// The database acknowledges nothing that is not on the disk: for tests that kill it.
+    #[must_use]
+    pub fn synced(mut self) -> Self {
+        self.synced = true;
         self
     }
 
@@ -150,7 +159,8 @@ impl Builder {
             }
         }
         let database = if self.cassandra {
-            Some(server(cassandra::launch(&data.path().join("cassandra"), other_ports[0], other_ports[1])?))
+            let folder = data.path().join("cassandra");
+            Some(server(cassandra::launch(&folder, other_ports[0], other_ports[1], self.synced)?))
         } else {
             None
         };

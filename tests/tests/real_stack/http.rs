@@ -1,7 +1,7 @@
 //! The HTTP front door, through all topics.
 
-use anyhow::ensure;
-use millrace_tests::{Pipeline, TENANT_KEY, client};
+use anyhow::{Context, ensure};
+use millrace_tests::{ORIGIN, Pipeline, RIVAL_KEY, TENANT_KEY, client};
 use serde_json::{Value, json};
 
 use crate::until;
@@ -36,7 +36,9 @@ pub async fn answers_as_openai_does(pipeline: &Pipeline) -> anyhow::Result<()> {
     let (first, second) = tokio::join!(post(Some("k1"), &body), post(Some("k1"), &body));
     let (first, second): (Value, Value) = (first?.json().await?, second?.json().await?);
     ensure!(first == second && first["object"] == "chat.completion", "{first} and {second}");
-    let again: Value = post(Some("k1"), &body).await?.json().await?;
+    let again = post(Some("k1"), &body).await?;
+    ensure!(again.headers()["idempotent-replayed"] == "true", "{again:?}");
+    let again: Value = again.json().await?;
     ensure!(again == first, "a replay gives the same answer");
     ensure!(pipeline.count().await?["billed_calls"].as_u64() == before.map(|calls| calls + 1), "one key is one call");
     let other = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Something else" }] });
@@ -66,5 +68,60 @@ pub async fn answers_as_openai_does(pipeline: &Pipeline) -> anyhow::Result<()> {
     ensure!(wrong_method.status() == 405 && wrong_method.headers().contains_key("allow"), "{wrong_method:?}");
     let error: Value = wrong_method.json().await?;
     ensure!(error["error"]["code"] == "method_not_allowed", "{error}");
+    can_be_come_back_for(pipeline).await?;
+    says_what_the_rules_would_do(pipeline).await?;
+    is_described_and_open_to_pages(pipeline).await
+}
+
+async fn can_be_come_back_for(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "No hurry" }], "stream": true });
+    let asked = client()?.post(format!("{}/v1/chat/completions", pipeline.http)).bearer_auth(TENANT_KEY);
+    let accepted = asked.header("prefer", "wait=1, respond-async").json(&body).send().await?;
+    ensure!(accepted.status() == 202 && accepted.headers()["preference-applied"] == "respond-async", "{accepted:?}");
+    let place = accepted.headers()["location"].to_str()?.to_owned();
+    let said: Value = accepted.json().await?;
+    ensure!(said["status"] == "in_progress" && place.ends_with(said["id"].as_str().unwrap_or("?")), "{said}");
+    let stored = until(&format!("{}{place}", pipeline.http), |v| v["status"] != "in_progress").await?;
+    ensure!(stored["status"] == "succeeded" && stored["calls"].as_array().map(Vec::len) == Some(1), "{stored}");
+    Ok(())
+}
+
+/// This tenant's rules redact a place.
+async fn says_what_the_rules_would_do(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let calls = pipeline.count().await?["billed_calls"].clone();
+    let body = json!({ "input": ["to Zanzibar", "to nowhere"] });
+    let asked = client()?.post(format!("{}/v1/moderations", pipeline.http)).bearer_auth(RIVAL_KEY).json(&body);
+    let said: Value = asked.send().await?.json().await?;
+    let [hit, fine] = [&said["results"][0], &said["results"][1]];
+    ensure!(hit["flagged"] == true && hit["categories"]["place"] == true && fine["flagged"] == false, "{said}");
+    ensure!(hit["millrace"]["text"] == "to [PLACE]", "{said}");
+    ensure!(pipeline.count().await?["billed_calls"] == calls, "it was paid for");
+    Ok(())
+}
+
+async fn is_described_and_open_to_pages(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let (client, url) = (client()?, &pipeline.http);
+    let described: Value = client.get(format!("{url}/openapi.json")).send().await?.json().await?;
+    for (path, methods) in described["paths"].as_object().context("paths")? {
+        for method in methods.as_object().into_iter().flat_map(|methods| methods.keys()) {
+            let method = reqwest::Method::from_bytes(method.to_uppercase().as_bytes())?;
+            let answer =
+                client.request(method.clone(), format!("{url}{}", path.replace("{id}", "req_0"))).send().await?;
+            ensure!(answer.status() == 401, "{method} {path} without a key: {}", answer.status());
+        }
+    }
+    let page = client.get(format!("{url}/docs/")).send().await?;
+    ensure!(page.status() == 200 && page.text().await?.contains("swagger"), "no page");
+
+    let may_call = async |origin: &str| -> anyhow::Result<bool> {
+        let asked = client.request(reqwest::Method::OPTIONS, format!("{url}/v1/chat/completions"));
+        let asked = asked.header("origin", origin).header("access-control-request-method", "POST");
+        let answer = asked.header("access-control-request-headers", "authorization,x-stainless-os").send().await?;
+        let headers = answer.headers();
+        let allows = |name: &str, what: &str| headers.get(name).is_some_and(|value| value == what);
+        Ok(allows("access-control-allow-origin", origin)
+            && allows("access-control-allow-headers", "authorization,x-stainless-os"))
+    };
+    ensure!(may_call(ORIGIN).await? && !may_call("https://elsewhere.example.com").await?, "pages of others may call");
     Ok(())
 }

@@ -5,9 +5,11 @@ mod bad_input;
 mod cancel;
 mod clients;
 mod dlq;
+mod embeddings;
 mod http;
 mod idempotency;
 mod knowledge;
+mod retries;
 mod stream;
 mod volume;
 
@@ -31,6 +33,7 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     let mut pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
+    embeddings::come_as_clients_know_them(&stack, &pipeline).await?;
     stream::flows_as_clients_know_it(&pipeline).await?;
     clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
     clients::readers_drop_copies(&stack, &pipeline).await?;
@@ -42,6 +45,7 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     dlq::written_before_its_record_is_passed_over(&stack, &mut pipeline).await?;
     cancel::a_running_call_is_broken_off_and_on_the_bill(&pipeline).await?;
     idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
+    retries::join_what_is_running(&pipeline).await?;
     usage_is_what_the_provider_counted(&pipeline).await?;
     a_refused_password_is_said(&pipeline).await?;
     backup::a_lost_store_is_restored(&mut pipeline).await?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail, ensure};
 use millrace_schemas::RequestId;
-use millrace_tests::{Pipeline, RIVAL_KEY, TENANT_KEY, client};
+use millrace_tests::{Pipeline, RIVAL_KEY, TENANT_KEY, client, run};
 use serde_json::{Value, json};
 
 use crate::cancel::in_flight;
@@ -20,6 +20,8 @@ pub async fn flows_as_clients_know_it(pipeline: &Pipeline) -> anyhow::Result<()>
     let url = format!("{}/v1", pipeline.http);
     python("tests/clients/openai_stream.py", &["--base-url", &url, "--key", TENANT_KEY, "--broken", BROKEN[0]]).await?;
     node("openai_stream.mjs", &[&url, TENANT_KEY, BROKEN[1]]).await?;
+    python("tests/clients/agent.py", &["--base-url", &url, "--key", TENANT_KEY]).await?;
+    by_curl(&url).await?;
     set(pipeline, "faults", &json!([])).await?;
 
     // Slowly enough for any machine to look in between.
@@ -30,6 +32,18 @@ pub async fn flows_as_clients_know_it(pipeline: &Pipeline) -> anyhow::Result<()>
     set(pipeline, "pace", &json!({ "tokens_per_second": 20 })).await?;
     goes_on_without_its_client(pipeline).await?;
     set(pipeline, "pace", &json!({ "tokens_per_second": null })).await
+}
+
+async fn by_curl(url: &str) -> anyhow::Result<()> {
+    let url = format!("{url}/chat/completions");
+    let body =
+        json!({ "model": "sim-small", "stream": true, "messages": [{ "role": "user", "content": "Hello, curl" }] });
+    let (authorization, body) = (format!("authorization: Bearer {TENANT_KEY}"), body.to_string());
+    let headers = ["-H", &authorization, "-H", "content-type: application/json"];
+    let args = [&["--no-progress-meter", "--no-buffer", "--fail", &url, "--data", &body], &headers[..]].concat();
+    let text = run("curl", &args).await?;
+    ensure!(!content(&text)?.is_empty() && text.ends_with("data: [DONE]\n\n"), "{text}");
+    Ok(())
 }
 
 async fn is_seen_while_it_is_written(pipeline: &Pipeline) -> anyhow::Result<()> {

@@ -1,0 +1,106 @@
+//! What the tenant's rules say of a text, without asking a model: the same rules that its answers are held to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Request as HttpRequest, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use millrace_rules::{Action, Compiled, Verdict};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::posted::Posted;
+use crate::run::Ingress;
+
+const MAX_INPUTS: usize = 256;
+
+#[derive(Deserialize)]
+struct Asked {
+    input: Input,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Input {
+    One(Piece),
+    Many(Vec<Piece>),
+}
+
+/// A text, as itself or as a content part.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Piece {
+    Text(String),
+    Part { text: String },
+}
+
+impl Piece {
+    fn text(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Part { text } => text,
+        }
+    }
+}
+
+/// `POST /v1/moderations`.
+pub async fn moderations(State(ingress): State<Arc<Ingress>>, request: HttpRequest) -> Result<Response, ApiError> {
+    let Posted { principal, body, hold: _hold, .. } = ingress.receive_only(request).await?;
+    let Asked { input } = serde_json::from_slice(&body).map_err(|error| {
+        let message = format!("The body is not {{input}}, a text or a list of texts: {error}.");
+        ApiError::invalid(Some("input"), message)
+    })?;
+    let pieces = match input {
+        Input::One(piece) => vec![piece],
+        Input::Many(pieces) => pieces,
+    };
+    if pieces.is_empty() || pieces.len() > MAX_INPUTS {
+        return Err(ApiError::invalid(Some("input"), format!("'input' must have 1 to {MAX_INPUTS} texts.")));
+    }
+    let name = ingress.admission.rule_set(&principal.tenant);
+    let Some(rules) = ingress.rules.get(&name) else {
+        let message = format!("The rule set `{name}` of this tenant is not known here; tell the operator.");
+        return Err(ApiError::busy(message, 60));
+    };
+    let results: Vec<Value> = pieces.iter().map(|piece| result(rules, piece.text())).collect();
+    let id = format!("modr_{}", uuid::Uuid::now_v7().simple());
+    let body = json!({ "id": id, "model": format!("millrace-rules/{name}"), "results": results });
+    Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(body)).into_response())
+}
+
+fn result(rules: &Compiled, text: &str) -> Value {
+    let Verdict { action, hits, text: redacted, .. } = rules.check(text);
+    let hit: BTreeMap<&str, bool> = hits.iter().map(|hit| (hit.rule.as_str(), true)).collect();
+    let scores: BTreeMap<&str, f64> = hit.keys().map(|rule| (*rule, 1.0)).collect();
+    json!({
+        "flagged": action != Action::Allow,
+        "categories": hit,
+        "category_scores": scores,
+        "millrace": { "action": action.as_str(), "text": redacted, "rules_version": rules.version() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_rules::RuleSet;
+
+    use super::*;
+
+    #[test]
+    fn a_text_is_flagged_by_the_rules_that_hit_it() {
+        let rules: RuleSet = r#"
+            pii = { email = "redact" }
+            terms = [{ name = "secret", words = ["project x"], action = "block" }]
+        "#
+        .parse()
+        .expect("rules");
+        let rules = rules.compile().expect("rules");
+        let fine = result(&rules, "hello");
+        assert_eq!((&fine["flagged"], &fine["categories"]), (&json!(false), &json!({})));
+        let redacted = result(&rules, "to bob@example.com");
+        assert_eq!((&redacted["flagged"], &redacted["millrace"]["text"]), (&json!(true), &json!("to [EMAIL]")));
+        let blocked = result(&rules, "Project X");
+        assert_eq!((&blocked["categories"]["secret"], &blocked["millrace"]["action"]), (&json!(true), &json!("block")));
+    }
+}
