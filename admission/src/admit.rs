@@ -283,7 +283,7 @@ impl Admission {
             Some(model) => {
                 let wanted = if model.embedding { "a chat model" } else { "an embedding model" };
                 let message = format!("'{name}' is not {wanted} and thus not supported here: name {wanted}.");
-                Err(Ended::invalid("model_not_supported", Some("model"), message))
+                Err(Ended { http_status: 404, ..Ended::invalid("model_not_supported", Some("model"), message) })
             }
             None => {
                 let message =

@@ -149,7 +149,7 @@ fn models() {
         let expected = format!("The model `{unknown}` does not exist or you do not have access to it.");
         assert_eq!(rejected.ended.message, expected, "a model of others looks like none");
     }
-    check(&GOOD.replace("small", "embed"), "model_not_supported", Some("model"));
+    refused(with_body(&GOOD.replace("small", "embed")), "model_not_supported", Some("model"), 404);
 }
 
 #[test]
@@ -441,7 +441,7 @@ fn embeddings_are_judged_by_what_they_embed() {
     let check = |body: &str, code: &str, param: &str| drop(refused(embed(body), code, Some(param), 400));
     check(r#"{"model":"embed"}"#, "missing_required_parameter", "input");
     check(r#"{"model":"embed","inputs":"a"}"#, "missing_required_parameter", "input");
-    check(r#"{"model":"small","input":"a"}"#, "model_not_supported", "model");
+    refused(embed(r#"{"model":"small","input":"a"}"#), "model_not_supported", Some("model"), 404);
     check(r#"{"model":"embed","input":"a","input":"b"}"#, "duplicate_parameter", "input");
     for wrong in
         ["null", "7", "true", "{}", "[[]]", "[1.5]", "[-1]", "[1,\"a\"]", "[\"a\",1]", "[[1],\"\"]", "\"\"", "[]"]
@@ -458,7 +458,7 @@ fn embeddings_are_judged_by_what_they_embed() {
     );
     let long = "word ".repeat(3_500);
     check(&format!(r#"{{"model":"embed","input":"{long}"}}"#), "context_length_exceeded", "input");
-    refused(with_body(r#"{"model":"embed","input":"a"}"#), "model_not_supported", Some("model"), 400);
+    refused(with_body(r#"{"model":"embed","input":"a"}"#), "model_not_supported", Some("model"), 404);
 }
 
 #[test]

@@ -19,6 +19,9 @@ const MAX_INPUTS: usize = 256;
 #[derive(Deserialize)]
 struct Asked {
     input: Input,
+    /// The rules are the tenant's, whichever model is named.
+    #[serde(rename = "model")]
+    _model: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -33,13 +36,20 @@ enum Input {
 #[serde(untagged)]
 enum Piece {
     Text(String),
-    Part { text: String },
+    Part(Part),
+}
+
+/// Rules read no images.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Part {
+    Text { text: String },
 }
 
 impl Piece {
     fn text(&self) -> &str {
         match self {
-            Self::Text(text) | Self::Part { text } => text,
+            Self::Text(text) | Self::Part(Part::Text { text }) => text,
         }
     }
 }
@@ -47,7 +57,7 @@ impl Piece {
 /// `POST /v1/moderations`.
 pub async fn moderations(State(ingress): State<Arc<Ingress>>, request: HttpRequest) -> Result<Response, ApiError> {
     let Posted { principal, body, hold: _hold, .. } = ingress.receive_only(request).await?;
-    let Asked { input } = serde_json::from_slice(&body).map_err(|error| {
+    let Asked { input, .. } = serde_json::from_slice(&body).map_err(|error| {
         let message = format!("The body is not {{input}}, a text or a list of texts: {error}.");
         ApiError::invalid(Some("input"), message)
     })?;

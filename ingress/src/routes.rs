@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -43,6 +44,8 @@ const EXPOSED: [&str; 8] = [
 const PREFLIGHT_KEPT: Duration = Duration::from_secs(3_600);
 
 const HOUR_MICROS: i64 = 3_600_000_000;
+/// The longest period that usage is summed over: a year.
+const MAX_HOURS: i64 = 24 * 366;
 
 /// A route of the API.
 pub struct Route {
@@ -160,10 +163,10 @@ async fn answer(ingress: Arc<Ingress>, operation: Operation, request: HttpReques
 async fn request(
     State(ingress): State<Arc<Ingress>>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
-    let id = own_id(&principal, &id)?;
+    let id = own_id(&principal, id)?;
     let body = stored(&ingress, &principal, &id)
         .await?
         .unwrap_or_else(|| json!({ "id": id.as_str(), "object": "request", "status": "in_progress" }));
@@ -174,10 +177,10 @@ async fn request(
 async fn cancel(
     State(ingress): State<Arc<Ingress>>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
-    let id = own_id(&principal, &id)?;
+    let id = own_id(&principal, id)?;
     if let Some(outcome) = stored(&ingress, &principal, &id).await? {
         return Ok(axum::Json(outcome).into_response());
     }
@@ -186,8 +189,9 @@ async fn cancel(
     Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
 }
 
-fn own_id(principal: &Principal, id: &str) -> Result<RequestId, ApiError> {
-    RequestId::parse(&principal.tenant, id)
+fn own_id(principal: &Principal, id: Result<Path<String>, PathRejection>) -> Result<RequestId, ApiError> {
+    id.ok()
+        .and_then(|Path(id)| RequestId::parse(&principal.tenant, &id))
         .ok_or_else(|| ApiError::not_found("No request of this id was ever given out to this tenant."))
 }
 
@@ -257,12 +261,23 @@ struct Period {
     hours: Option<i64>,
 }
 
+impl Period {
+    fn read(query: Result<Query<Self>, QueryRejection>) -> Result<Self, ApiError> {
+        let Query(period) = query.map_err(|error| ApiError::invalid(None, format!("{}.", error.body_text())))?;
+        if period.hours.is_some_and(|hours| !(1..=MAX_HOURS).contains(&hours)) {
+            return Err(ApiError::invalid(Some("hours"), format!("'hours' must be 1 to {MAX_HOURS}.")));
+        }
+        Ok(period)
+    }
+}
+
 async fn usage(
     State(ingress): State<Arc<Ingress>>,
     headers: HeaderMap,
-    Query(period): Query<Period>,
+    period: Result<Query<Period>, QueryRejection>,
 ) -> Result<axum::Json<UsageReport>, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
+    let period = Period::read(period)?;
     if period.tenant.as_ref().is_some_and(|t| *t != principal.tenant) {
         return Err(ApiError::not_found("This key belongs to another tenant."));
     }
@@ -272,12 +287,13 @@ async fn usage(
 async fn admin_usage(
     State(ingress): State<Arc<Ingress>>,
     headers: HeaderMap,
-    Query(period): Query<Period>,
+    period: Result<Query<Period>, QueryRejection>,
 ) -> Result<axum::Json<UsageReport>, ApiError> {
     let given = bearer(&headers).ok_or_else(ApiError::unauthorized)?;
     if !ingress.is_admin(given) {
         return Err(ApiError::unauthorized());
     }
+    let period = Period::read(period)?;
     let tenant = period.tenant.ok_or_else(|| ApiError::invalid(Some("tenant"), "Name a tenant: `?tenant=<id>`."))?;
     if !ingress.admission.directory().has_tenant(&tenant) {
         return Err(ApiError::not_found(format!("There is no tenant `{tenant}`.")));
@@ -291,7 +307,7 @@ async fn usage_of(
     hours: Option<i64>,
     with_cost: bool,
 ) -> Result<axum::Json<UsageReport>, ApiError> {
-    let hours = hours.unwrap_or(24 * 30).clamp(1, 24 * 366);
+    let hours = hours.unwrap_or(24 * 30);
     let to = now_micros() / HOUR_MICROS + 1;
     let rollups = ingress.storage.usage.usage(tenant, to - hours, to).await.map_err(|e| ApiError::store(&e))?;
     let report =

@@ -15,7 +15,7 @@ MODEL = "sim-embed"
 def refused(client: openai.OpenAI, code: str, **fields) -> None:
     try:
         client.embeddings.create(**{"model": MODEL, "input": "a", **fields})
-    except openai.BadRequestError as error:
+    except (openai.BadRequestError, openai.NotFoundError) as error:
         assert error.code == code, error
     else:
         raise AssertionError(f"{fields} was answered")

@@ -18,7 +18,6 @@ async fn by_a_topic(stack: &Stack, pipeline: &Pipeline) -> anyhow::Result<()> {
     const KEY: &str = "vectors-by-topic";
     let body = json!({ "model": "sim-embed", "input": ["a harbour", "a lighthouse"], "dimensions": 8 });
     let headers = [("content-type", "application/json"), ("operation", "embeddings"), ("idempotency-key", KEY)];
-    let headers = [&headers[..], &[("reply-topic", "acme.outcomes")]].concat();
     produce_to(&producer(stack)?, "acme.requests", None, &headers, body.to_string().as_bytes()).await?;
     let found = |outcomes: &[Value]| outcomes.iter().find(|o| o["value"]["meta"]["idempotency_key"] == KEY).cloned();
     for _ in 0..60 {
