@@ -36,20 +36,24 @@ enum Input {
 #[serde(untagged)]
 enum Piece {
     Text(String),
-    Part(Part),
-}
-
-/// Rules read no images.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Part {
-    Text { text: String },
+    Part {
+        #[serde(rename = "type")]
+        kind: String,
+        text: String,
+    },
 }
 
 impl Piece {
     fn text(&self) -> &str {
         match self {
-            Self::Text(text) | Self::Part(Part::Text { text }) => text,
+            Self::Text(text) | Self::Part { text, .. } => text,
+        }
+    }
+
+    fn is_text(&self) -> bool {
+        match self {
+            Self::Text(_) => true,
+            Self::Part { kind, .. } => kind == "text",
         }
     }
 }
@@ -67,6 +71,12 @@ pub async fn moderations(State(ingress): State<Arc<Ingress>>, request: HttpReque
     };
     if pieces.is_empty() || pieces.len() > MAX_INPUTS {
         return Err(ApiError::invalid(Some("input"), format!("'input' must have 1 to {MAX_INPUTS} texts.")));
+    }
+    if !pieces.iter().all(Piece::is_text) {
+        return Err(ApiError::invalid(
+            Some("input"),
+            "Every part must be of the type 'text': rules read nothing else.",
+        ));
     }
     let name = ingress.admission.rule_set(&principal.tenant);
     let Some(rules) = ingress.rules.get(&name) else {

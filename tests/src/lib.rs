@@ -5,6 +5,6 @@ mod pipeline;
 mod process;
 
 pub use pipeline::{
-    FAST_OUTCOMES, FAST_REQUESTS, KAFKA_USER, ORIGIN, Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client, kafka_users,
+    FAST_OUTCOMES, FAST_REQUESTS, KAFKA_USER, Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client, kafka_users,
 };
 pub use process::{Process, State, millrace, run};

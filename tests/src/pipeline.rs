@@ -33,8 +33,6 @@ pub fn kafka_users() -> impl Iterator<Item = (String, String)> {
 fn principal(service: &str) -> String {
     format!("millrace-{service}")
 }
-/// Where pages may come from that call the ingress.
-pub const ORIGIN: &str = "https://app.example.com";
 /// API key of the tenant `rival`.
 pub const RIVAL_KEY: &str = "mr_test_rival";
 
@@ -488,7 +486,6 @@ keys = [{{ id = "default", key = "{TENANT_KEY}" }}]
 [ingress]
 listen = "127.0.0.1:1"
 admin_key = "mra_test"
-cors_origins = ["{ORIGIN}"]
 
 [telemetry]
 listen = "127.0.0.1:2"

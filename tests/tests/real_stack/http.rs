@@ -1,10 +1,10 @@
 //! The HTTP front door, through all topics.
 
 use anyhow::{Context, ensure};
-use millrace_tests::{ORIGIN, Pipeline, RIVAL_KEY, TENANT_KEY, client};
+use millrace_tests::{Pipeline, RIVAL_KEY, TENANT_KEY, client};
 use serde_json::{Value, json};
 
-use crate::until;
+use crate::{ORIGIN, until};
 
 pub async fn answers_as_openai_does(pipeline: &Pipeline) -> anyhow::Result<()> {
     let client = client()?;

@@ -26,11 +26,16 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 
+/// Where pages may come from that call the ingress.
+const ORIGIN: &str = "https://app.example.com";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow::Result<()> {
     let stack = Stack::builder().sasl(kafka_users()).start().await?;
     clients::python("tests/acls.py", &grants(&stack)).await?;
-    let mut pipeline = Pipeline::start(&stack, Setup::copies(2)).await?;
+    let origins = format!("[\"{ORIGIN}\"]");
+    let env = [("MILLRACE_INGRESS__CORS_ORIGINS", origins.as_str())];
+    let mut pipeline = Pipeline::start(&stack, Setup::copies(2).env(&env)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
     embeddings::come_as_clients_know_them(&stack, &pipeline).await?;
