@@ -2,7 +2,7 @@
 # Holds the running API against its own description with Schemathesis: every operation with valid and invalid
 # requests, one by one and in the sequences that its links allow. The pipeline is `millrace up`: all of it is real but
 # for the embedded servers and the simulated provider.
-#   tests/api.sh [SECONDS]       how long new requests are made up; 60 when left out
+#   tests/api.sh [SEED]       which requests are made up; 1 when left out
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,10 @@ cat >"$folder/schemathesis.toml" <<END
 key = { bearer = "$(said api_key)" }
 admin = { bearer = "$(said admin_key)" }
 
+# A request that is taken back keeps its outcome, so what DELETE leaves can still be read.
+[checks]
+use_after_free.enabled = false
+
 # 422 is a key that another request had before.
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429", "5xx"]
@@ -32,13 +36,14 @@ expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429", "5xx"]
 [[operations]]
 include-path = ["/v1/chat/completions", "/v1/embeddings"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "422", "429", "5xx"]
+# What is passed on is judged by the provider, which a client that comes back later hears of later.
+checks.negative_data_rejection.enabled = false
 
 # A user that the tenant has.
 [parameters]
 "header.X-Millrace-User" = "ada"
 END
-# A request that is taken back keeps its outcome, so what DELETE leaves can still be read.
 # It keeps what it found where it is called.
 cd "$folder"
 "$(dirname "$python")/schemathesis" run "$http/openapi.json" \
-    --checks all --exclude-checks use_after_free --max-time "${1:-60}" --seed 1 --warnings off --no-color
+    --continue-on-failure --max-examples 30 --seed "${1:-1}" --warnings off --no-color
