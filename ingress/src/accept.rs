@@ -26,8 +26,8 @@ pub(crate) struct Accepted {
     pub patience: Duration,
     /// When its client asked, microseconds since the epoch.
     pub since: i64,
-    /// Whether it was accepted before, so that its outcome may be there.
-    pub joined: bool,
+    /// When the store is asked for the first time: at once where the outcome may be there.
+    pub first_look: Duration,
 }
 
 impl Ingress {
@@ -77,7 +77,7 @@ impl Ingress {
         self.write(principal, record, &meta.request_id, &meta.tenant, has_key, trace).await?;
         // A stream that is open is kept open for as long as there is anything to wait for.
         let patience = if stream.is_some() { left + LATE } else { self.wait };
-        Ok(Accepted { waiter, stream, patience, since: meta.received_at, joined: false })
+        Ok(Accepted { waiter, stream, patience, since: meta.received_at, first_look: STORE_POLL.0 })
     }
 
     /// [`accept`](Self::accept), unless the request is running already because its client sends it again.
@@ -94,7 +94,7 @@ impl Ingress {
         let stream = body.and_then(|body| Stream::read(&body).ok()).flatten();
         tracing::debug!(request_id = running, "a retry joins the request that is running");
         let waiter = self.waiters.wait(&running, stream.is_some());
-        Ok(Accepted { waiter, stream, patience: self.wait, since: now_micros(), joined: true })
+        Ok(Accepted { waiter, stream, patience: self.wait, since: now_micros(), first_look: Duration::ZERO })
     }
 
     /// Writes a signed record and waits for the broker's acknowledgement.
@@ -132,7 +132,7 @@ impl Ingress {
     /// # Errors
     /// [`ApiError`] when the time is over.
     pub(crate) async fn outcome(&self, accepted: Accepted, tenant: &str, body_hash: &str) -> Result<Outcome, ApiError> {
-        let Accepted { mut waiter, patience, joined, .. } = accepted;
+        let Accepted { mut waiter, patience, first_look, .. } = accepted;
         let request_id = waiter.request_id().to_owned();
         let request_id = request_id.as_str();
         self.metrics.waiting.inc();
@@ -140,7 +140,7 @@ impl Ingress {
         let from_replies = async { (&mut waiter.outcome).await.ok() };
         let found = tokio::select! {
             Some(bytes) = from_replies => Some(bytes),
-            bytes = self.stored_answer(tenant, request_id, joined) => Some(bytes),
+            bytes = self.stored_answer(tenant, request_id, first_look) => Some(bytes),
             () = tokio::time::sleep(patience) => None,
             () = self.draining.cancelled() => None,
         };
@@ -152,14 +152,11 @@ impl Ingress {
         }
     }
 
-    async fn stored_answer(&self, tenant: &str, request_id: &str, at_once: bool) -> Vec<u8> {
-        if at_once && let Ok(Some(outcome)) = self.storage.results.get(tenant, request_id).await {
-            return outcome;
-        }
-        let mut pause = STORE_POLL.0;
+    async fn stored_answer(&self, tenant: &str, request_id: &str, first: Duration) -> Vec<u8> {
+        let mut pause = first;
         loop {
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(STORE_POLL.1);
+            pause = (pause * 2).clamp(STORE_POLL.0, STORE_POLL.1);
             match self.storage.results.get(tenant, request_id).await {
                 Ok(Some(outcome)) => return outcome,
                 Ok(None) => {}

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 
+/// Status of a request that is worked on.
+pub const IN_PROGRESS: &str = "in_progress";
+
 /// What a synchronous caller gets who asked at `since`: the answer's own bytes, or the error.
 pub fn to_response(outcome: Outcome, since: i64) -> Response {
     let id = outcome.meta.request_id.clone();
@@ -22,10 +25,14 @@ pub fn to_response(outcome: Outcome, since: i64) -> Response {
     response
 }
 
+/// What is told of a request that has no outcome yet.
+pub fn without(request_id: &str, status: &str) -> axum::Json<Value> {
+    axum::Json(json!({ "id": request_id, "object": "request", "status": status }))
+}
+
 /// What a client gets who comes back for the outcome.
 pub fn later(request_id: &str) -> Response {
-    let body = json!({ "id": request_id, "object": "request", "status": "in_progress" });
-    let mut response = (StatusCode::ACCEPTED, axum::Json(body)).into_response();
+    let mut response = (StatusCode::ACCEPTED, without(request_id, IN_PROGRESS)).into_response();
     let headers = [
         ("location", format!("/v1/requests/{request_id}")),
         ("preference-applied", "respond-async".to_owned()),

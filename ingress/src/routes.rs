@@ -167,10 +167,9 @@ async fn request(
 ) -> Result<Response, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
     let id = own_id(&principal, id)?;
-    let body = stored(&ingress, &principal, &id)
-        .await?
-        .unwrap_or_else(|| json!({ "id": id.as_str(), "object": "request", "status": "in_progress" }));
-    Ok(axum::Json(body).into_response())
+    let outcome = stored(&ingress, &principal, &id).await?;
+    let body = outcome.map_or_else(|| outcome::without(id.as_str(), outcome::IN_PROGRESS), axum::Json);
+    Ok(body.into_response())
 }
 
 /// A wish: whoever works on the request stops when it reads the record, unless it has answered before.
@@ -185,8 +184,7 @@ async fn cancel(
         return Ok(axum::Json(outcome).into_response());
     }
     ingress.take_back(&principal, id.as_str(), &trace(&headers)).await?;
-    let body = json!({ "id": id.as_str(), "object": "request", "status": "cancelling" });
-    Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
+    Ok((StatusCode::ACCEPTED, outcome::without(id.as_str(), "cancelling")).into_response())
 }
 
 fn own_id(principal: &Principal, id: Result<Path<String>, PathRejection>) -> Result<RequestId, ApiError> {

@@ -110,32 +110,32 @@ async fn verdict(pipeline: &Pipeline, asked: u64) -> anyhow::Result<()> {
 }
 
 fn rows([direct, ours, other]: &[Vec<Run>; 3]) -> Vec<Row> {
+    type Of<'a> = &'a dyn Fn(&Run) -> f64;
+    let all = |runs: &[Run], of: Of<'_>| middle(runs.iter().map(of));
+    let beside = |question: &str, of: Of<'_>, target: Option<Target>| {
+        row(question, all(ours, of), Some((all(other, of).0, PEER)), target)
+    };
+    // Beyond what the provider takes when it is asked directly.
+    let added = |question: &str, of: Of<'_>, target: Option<Target>| {
+        let base = all(direct, of).0;
+        beside(question, &|run: &Run| of(run) - base, target)
+    };
     let mut rows = Vec::new();
-    let all = |runs: &[Run], of: &dyn Fn(&Run) -> f64| middle(runs.iter().map(of));
     for (at, clients) in CLIENTS.into_iter().enumerate() {
-        let side = |runs: &[Run], of: fn(&Seen) -> f64| all(runs, &|run: &Run| of(&run.with[at]));
-        let base = side(direct, |seen| seen.p50_ms).0;
-        let added = |runs: &[Run]| all(runs, &|run: &Run| run.with[at].p50_ms - base);
-        let base_99 = side(direct, |seen| seen.p99_ms).0;
-        let added_99 = |runs: &[Run]| all(runs, &|run: &Run| run.with[at].p99_ms - base_99);
-        let (rate, cpu) = (|seen: &Seen| seen.per_second, |seen: &Seen| seen.cpu_micros);
+        let question = |what: &str| format!("{clients} client{}: {what}", if clients == 1 { "" } else { "s" });
+        let per_second = question("requests per second");
+        let rate: Of<'_> = &|run: &Run| run.with[at].per_second;
         let ten_times = (clients == 64).then_some(Target::RatioAtLeast(10.0));
         let near = (clients == 64).then_some(Target::RatioAtLeast(0.7));
         let half = (clients == 1).then_some(Target::RatioAtMost(0.5));
-        let question = |what: &str| format!("{clients} client{}: {what}", if clients == 1 { "" } else { "s" });
-        let per_second = question("requests per second");
-        rows.push(row(&per_second, side(ours, rate), Some((side(other, rate).0, PEER)), ten_times));
-        rows.push(row(&per_second, side(ours, rate), Some((side(direct, rate).0, DIRECT)), near));
-        rows.push(row(&question("p50 ms added"), added(ours), Some((added(other).0, PEER)), half));
-        rows.push(row(&question("p99 ms added"), added_99(ours), Some((added_99(other).0, PEER)), None));
-        rows.push(row(&question("CPU µs per request"), side(ours, cpu), Some((side(other, cpu).0, PEER)), None));
+        rows.push(beside(&per_second, rate, ten_times));
+        rows.push(row(&per_second, all(ours, rate), Some((all(direct, rate).0, DIRECT)), near));
+        rows.push(added(&question("p50 ms added"), &|run: &Run| run.with[at].p50_ms, half));
+        rows.push(added(&question("p99 ms added"), &|run: &Run| run.with[at].p99_ms, None));
+        rows.push(beside(&question("CPU µs per request"), &|run: &Run| run.with[at].cpu_micros, None));
     }
-    let base = all(direct, &|run: &Run| run.first.0).0;
-    let first = |runs: &[Run]| all(runs, &|run: &Run| run.first.0 - base);
     let within = Some(Target::OursAtMost(8.0));
-    rows.push(row("first text of a stream: p50 ms added", first(ours), Some((first(other).0, PEER)), within));
-    let base = all(direct, &|run: &Run| run.first.1).0;
-    let first = |runs: &[Run]| all(runs, &|run: &Run| run.first.1 - base);
-    rows.push(row("first text of a stream: p99 ms added", first(ours), Some((first(other).0, PEER)), None));
+    rows.push(added("first text of a stream: p50 ms added", &|run: &Run| run.first.0, within));
+    rows.push(added("first text of a stream: p99 ms added", &|run: &Run| run.first.1, None));
     rows
 }
