@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Grants what infra/kafka/acls.json says, as the Terraform module does, for tests whose services are one user each.
 
-usage: acls.py BOOTSTRAP_SERVERS TOPIC_PREFIX GROUP_PREFIX [--request-topic TOPIC]... [--reply-topic TOPIC]...
-  Topics of customers are named as on the broker: the prompt builder reads the ones and, like the result sink,
-  writes the others.
+usage: acls.py BOOTSTRAP_SERVERS TOPIC_PREFIX GROUP_PREFIX [--customers JSON]
+  JSON is what acls.json has under `customers`, but with the names of topics and groups as on the broker. The
+  prompt builder reads their request topics and, like the result sink, writes their reply topics.
 needs: confluent-kafka (tests/clients.sh); the caller must be allowed to alter ACLs
 """
 
@@ -23,14 +23,25 @@ def allow(principal, kind, name, pattern, operation):
 
 
 def bindings(arguments):
+    customers = json.loads(arguments.customers)
+    request_topics = [topic for customer in customers for topic in customer["request_topics"]]
+    reply_topics = [topic for customer in customers for topic in customer["reply_topics"]]
+    for customer in customers:
+        principal = customer["principal"]
+        for topic in customer["request_topics"]:
+            yield allow(principal, ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, AclOperation.WRITE)
+        for topic in customer["reply_topics"]:
+            yield allow(principal, ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, AclOperation.READ)
+        for group in customer["group_prefixes"]:
+            yield allow(principal, ResourceType.GROUP, group, ResourcePatternType.PREFIXED, AclOperation.READ)
     for service in json.loads(DATA.read_text())["services"]:
         principal = service["principal"]
         read = [arguments.topic_prefix + topic for topic in service["read"]]
         write = [arguments.topic_prefix + topic for topic in service["write"]]
         if principal == "millrace-prompt-builder":
-            read += arguments.request_topic
+            read += request_topics
         if principal in ("millrace-prompt-builder", "millrace-result-sink"):
-            write += arguments.reply_topic
+            write += reply_topics
         for topics, operation in ((read, AclOperation.READ), (write, AclOperation.WRITE)):
             for topic in topics:
                 yield allow(principal, ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, operation)
@@ -50,8 +61,7 @@ def main():
     parser.add_argument("bootstrap_servers")
     parser.add_argument("topic_prefix")
     parser.add_argument("group_prefix")
-    parser.add_argument("--request-topic", action="append", default=[])
-    parser.add_argument("--reply-topic", action="append", default=[])
+    parser.add_argument("--customers", default="[]")
     arguments = parser.parse_args()
     admin = AdminClient({"bootstrap.servers": arguments.bootstrap_servers})
     granted = admin.create_acls(list(bindings(arguments)), request_timeout=20)

@@ -34,10 +34,24 @@ expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429", "5xx"]
 
 # How many tokens and vectors a model has room for, and that 1.0 is no integer, can not be said in a schema.
 [[operations]]
-include-path = ["/v1/chat/completions", "/v1/embeddings"]
+include-path = ["/v1/chat/completions", "/v1/embeddings", "/v1/responses"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "422", "429", "5xx"]
 # What is passed on is judged by the provider, which a client that comes back later hears of later.
 checks.negative_data_rejection.enabled = false
+
+# Nor which files there are, or that a batch has ended.
+[[operations]]
+include-path = ["/v1/files", "/v1/batches", "/v1/batches/{id}/cancel"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "422", "429", "5xx"]
+# Which numbers are of an answer, and whether it is finished, can not be said in a schema.
+[[operations]]
+include-path = ["/v1/responses/{id}", "/v1/requests/{id}"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "422", "429", "499", "5xx"]
+
+# Which models, plans and users there are, and that 1.0 is no integer, neither.
+[[operations]]
+include-path = ["/admin/v1/plans/{plan}", "/admin/v1/tenants/{tenant}", "/admin/v1/tenants/{tenant}/users/{user}", "/admin/v1/tenants/{tenant}/keys", "/admin/v1/tenants/{tenant}/keys/{key_id}", "/admin/v1/tenants/{tenant}/keys/{key_id}/rotate"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "412", "429", "5xx"]
 
 # A user that the tenant has.
 [parameters]

@@ -8,12 +8,14 @@ use millrace_schemas::{Ended, Meta, Operation, Request, RequestId};
 
 use crate::body::EditableBody;
 use crate::checks::{integer, missing, wrong_type};
-use crate::directory::{Directory, DirectoryError, Principal, Tenant};
+use crate::directory::{Directory, DirectoryError, Principal, Standing};
 use crate::embeddings;
 use crate::extension::Extension;
 use crate::json::{self, NotAnObject};
 use crate::messages::Messages;
 use crate::meta::{self, Arrival, Rejected, Wrong, cut};
+use crate::responses;
+use crate::size::{Most, Size, fit, named_limit, named_output};
 use crate::stream::Stream;
 use crate::tokens;
 
@@ -34,7 +36,7 @@ const READ: [&str; 11] = [
 ];
 
 /// Members that become part of the prompt beside the messages.
-const PROMPTED: [&str; 3] = ["tools", "functions", "response_format"];
+pub(crate) const PROMPTED: [&str; 3] = ["tools", "functions", "response_format"];
 
 const MAX_CHOICES: u32 = 16;
 
@@ -82,6 +84,8 @@ pub struct Admitted {
     pub stream: Option<Stream>,
     /// Passages to fetch.
     pub collection: Option<Retrieval>,
+    /// The response that this one goes on from.
+    pub previous: Option<RequestId>,
     /// The client's JSON without our own member `millrace`.
     pub body: EditableBody,
 }
@@ -92,14 +96,20 @@ impl Admission {
     /// # Errors
     /// As [`Directory::from_config`].
     pub fn from_config(config: &Config) -> Result<Self, DirectoryError> {
+        Ok(Self::new(config, Directory::from_config(config)?))
+    }
+
+    /// What a configuration admits of those who are in `directory`.
+    #[must_use]
+    pub fn new(config: &Config, directory: Directory) -> Self {
         let knows = config.vectors.url.is_some() && !config.knowledge.embedding_model.is_empty();
-        Ok(Self {
-            directory: Directory::from_config(config)?,
+        Self {
+            directory,
             models: config.models.clone(),
             limits: config.limits.clone(),
             rule_set: config.moderation.default.clone(),
             top_k: knows.then_some(config.knowledge.top_k),
-        })
+        }
     }
 
     /// Whether documents are kept and found.
@@ -124,14 +134,15 @@ impl Admission {
         request: Request,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, Box<Rejected>> {
-        let tenant = self.directory.tenant(&principal.tenant);
-        let (meta, wrong) = meta::read(principal, tenant, &self.limits, &request, arrival);
-        let rule_set = self.rule_set_of(tenant);
+        let standing = self.directory.standing(principal);
+        let (meta, wrong) = meta::read(principal, &self.directory, &self.limits, &request, arrival);
+        let rule_set = self.rule_set(&principal.tenant);
         let mut model = String::new();
         let judged = match wrong {
             Some(wrong) => Err(wrong),
-            None => operation(&request.operation)
-                .and_then(|operation| self.judge(tenant, operation, request.body, &mut model))
+            None => lane(standing.as_ref(), arrival)
+                .and_then(|()| operation(&request.operation))
+                .and_then(|operation| self.judge(standing.as_ref(), operation, request.body, &mut model))
                 .map_err(Wrong::from),
         };
         match judged.and_then(|judged| judged.complete(meta.clone(), rule_set.clone()).map_err(Wrong::from)) {
@@ -145,9 +156,8 @@ impl Admission {
     /// The end of a request that never came to be judged: its record can not be read.
     #[must_use]
     pub fn reject(&self, principal: &Principal, request: &Request, arrival: &Arrival<'_>, ended: Ended) -> Rejected {
-        let tenant = self.directory.tenant(&principal.tenant);
-        let (meta, _) = meta::read(principal, tenant, &self.limits, request, arrival);
-        Rejected { meta, ended, model: String::new(), rule_set: self.rule_set_of(tenant), dead_letter: true }
+        let (meta, _) = meta::read(principal, &self.directory, &self.limits, request, arrival);
+        Rejected { meta, ended, model: String::new(), rule_set: self.rule_set(&principal.tenant), dead_letter: true }
     }
 
     /// The end of a request whose idempotency key names another body. Its id is its own, never the
@@ -180,16 +190,12 @@ impl Admission {
     /// The rule set that answers to a tenant are held to.
     #[must_use]
     pub fn rule_set(&self, tenant: &str) -> String {
-        self.rule_set_of(self.directory.tenant(tenant))
-    }
-
-    fn rule_set_of(&self, tenant: Option<&Tenant>) -> String {
-        tenant.and_then(|tenant| tenant.rule_set.clone()).unwrap_or_else(|| self.rule_set.clone())
+        self.directory.rule_set(tenant).unwrap_or_else(|| self.rule_set.clone())
     }
 
     fn judge(
         &self,
-        tenant: Option<&Tenant>,
+        standing: Option<&Standing>,
         operation: Operation,
         body: Vec<u8>,
         model: &mut String,
@@ -197,48 +203,40 @@ impl Admission {
         let read: &[&str] = match operation {
             Operation::Chat => &READ,
             Operation::Embeddings => &embeddings::READ,
+            Operation::Responses => &responses::READ,
         };
         let body = self.read_body(body, read)?;
         // The name is told in the outcome, whatever becomes of the request.
         body.get("model").and_then(json::string).into_iter().for_each(|name| *model = name.into_owned());
-        let limits = self.model(tenant, operation, &body)?;
+        let limits = self.model(standing, operation, &body)?;
+        let most = Most::of(&self.limits, standing);
         match operation {
-            Operation::Chat => self.judge_chat(limits, body, model.clone()),
-            Operation::Embeddings => self.judge_embeddings(limits, body, model.clone()),
+            Operation::Chat => self.judge_chat(limits, most, body, model.clone()),
+            Operation::Embeddings => judge_embeddings(limits, most, body, model.clone()),
+            Operation::Responses => judge_response(limits, most, body, model.clone()),
         }
     }
 
-    fn judge_embeddings(&self, limits: &ModelConfig, mut body: EditableBody, model: String) -> Result<Judged, Ended> {
-        let extension = Extension::read(body.get("millrace"))?;
-        if extension.collection.is_some() {
-            let message = "Unsupported parameter: 'millrace.collection': passages are for chats.";
-            return Err(Ended::invalid("unsupported_parameter", Some("millrace.collection"), message));
-        }
-        let prompt = embeddings::tokens_of(&body, limits)?;
-        if prompt > self.limits.prompt_tokens {
-            let message = format!(
-                "This installation's maximum is {} tokens in one request. However, your inputs resulted in {prompt}. \
-                 Please send fewer at a time.",
-                self.limits.prompt_tokens
-            );
-            return Err(Ended::invalid("context_length_exceeded", Some("input"), message));
-        }
-        body.remove("millrace");
-        let size = Size { prompt, limit: prompt, output: 0 };
-        Ok(Judged { model, size, choices: 1, stream: None, collection: None, labels: extension.labels, body })
-    }
-
-    fn judge_chat(&self, limits: &ModelConfig, mut body: EditableBody, model: String) -> Result<Judged, Ended> {
+    fn judge_chat(
+        &self,
+        limits: &ModelConfig,
+        most: Most,
+        mut body: EditableBody,
+        model: String,
+    ) -> Result<Judged, Ended> {
         let stream = Stream::read(&body)?;
         let extension = Extension::read(body.get("millrace"))?;
         let raw = body.get("messages").ok_or_else(|| missing("messages", body.keys()))?;
         let messages = Messages::read(raw)?;
         let choices = integer("n", body.get("n"), 1..=MAX_CHOICES)?.unwrap_or(1);
-        let named = named_output(&body, limits)?;
+        let named = most.held(named_output(&body, limits)?, "max_completion_tokens")?;
         let collection = self.retrieval(&extension, &messages)?;
-        let size = self.size(limits, &messages, &body, named, collection.is_some())?;
+        let size = size(limits, most, &messages, &body, named, collection.is_some())?;
         body.remove("millrace");
-        Ok(Judged { model, size, choices, stream, collection, labels: extension.labels, body })
+        if let (Some(output), None) = (most.output, named) {
+            body.set("max_completion_tokens", &output.into());
+        }
+        Ok(Judged { model, size, choices, stream, collection, previous: None, labels: extension.labels, body })
     }
 
     fn read_body(&self, body: Vec<u8>, read: &[&str]) -> Result<EditableBody, Ended> {
@@ -274,10 +272,15 @@ impl Admission {
         Ok(body)
     }
 
-    fn model(&self, tenant: Option<&Tenant>, operation: Operation, body: &EditableBody) -> Result<&ModelConfig, Ended> {
+    fn model(
+        &self,
+        standing: Option<&Standing>,
+        operation: Operation,
+        body: &EditableBody,
+    ) -> Result<&ModelConfig, Ended> {
         let raw = body.get("model").ok_or_else(|| missing("model", body.keys()))?;
         let name = json::string(raw).ok_or_else(|| wrong_type("model", "a string", json::kind(raw)))?;
-        let is_allowed = tenant.is_some_and(|t| t.models.is_empty() || t.models.contains(name.as_ref()));
+        let is_allowed = standing.is_some_and(|standing| standing.allows_model(name.as_ref()));
         match self.models.get(name.as_ref()).filter(|_| is_allowed) {
             Some(model) if model.embedding == (operation == Operation::Embeddings) => Ok(model),
             Some(model) => {
@@ -310,54 +313,71 @@ impl Admission {
         })?;
         Ok(Some(Retrieval { collection, top_k: extension.top_k.unwrap_or(top_k), question }))
     }
+}
 
-    /// Holds prompt and answer to the model's context. Counting costs more than everything else
-    /// here, so it is done only where the number of bytes, which bounds the tokens, does not settle
-    /// the question already, or where passages are to be fitted in.
-    fn size(
-        &self,
-        model: &ModelConfig,
-        messages: &Messages<'_>,
-        body: &EditableBody,
-        named: Option<u32>,
-        exactly: bool,
-    ) -> Result<Size, Ended> {
-        let context = model.context_tokens;
-        let prompted = || PROMPTED.iter().filter_map(|key| body.get(key));
-        let bytes: usize = prompted().map(str::len).sum();
-        let bound = messages.most_tokens().saturating_add(tokens::upper_bound(bytes));
-        let limit = self.limits.prompt_tokens.min(context.saturating_sub(named.unwrap_or(model.max_output_tokens)));
-        let prompt = if bound <= limit && !exactly {
-            bound
-        } else {
-            prompted().map(tokens::count).fold(messages.tokens(), u32::saturating_add)
-        };
-        let too_long = |message: String| Err(Ended::invalid("context_length_exceeded", Some("messages"), message));
-        if prompt > self.limits.prompt_tokens {
-            return too_long(format!(
-                "This installation's maximum prompt length is {} tokens. However, your messages resulted in {prompt} \
-                 tokens. Please reduce the length of the messages.",
-                self.limits.prompt_tokens
-            ));
-        }
-        match named {
-            Some(output) if prompt.saturating_add(output) > context => too_long(format!(
-                "This model's maximum context length is {context} tokens. However, you requested {} tokens ({prompt} in \
-                 the messages, {output} in the completion). Please reduce the length of the messages or completion.",
-                prompt.saturating_add(output)
-            )),
-            None if prompt >= context => too_long(format!(
-                "This model's maximum context length is {context} tokens. However, your messages resulted in {prompt} \
-                 tokens. Please reduce the length of the messages."
-            )),
-            // Without a limit of its own the answer gets what the prompt leaves.
-            output => Ok(Size {
-                prompt,
-                limit: limit.max(prompt),
-                output: output.unwrap_or_else(|| model.max_output_tokens.min(context - prompt)),
-            }),
-        }
+fn judge_embeddings(limits: &ModelConfig, most: Most, mut body: EditableBody, model: String) -> Result<Judged, Ended> {
+    let extension = Extension::read(body.get("millrace"))?;
+    if extension.collection.is_some() {
+        return Err(passages_are_for_chats());
     }
+    let prompt = embeddings::tokens_of(&body, limits)?;
+    if prompt > most.prompt {
+        let message = format!(
+            "The maximum here is {} tokens in one request. However, your inputs resulted in {prompt}. \
+             Please send fewer at a time.",
+            most.prompt
+        );
+        return Err(Ended::invalid("context_length_exceeded", Some("input"), message));
+    }
+    body.remove("millrace");
+    let size = Size { prompt, limit: prompt, output: 0 };
+    let labels = extension.labels;
+    Ok(Judged { model, size, choices: 1, stream: None, collection: None, previous: None, labels, body })
+}
+
+fn judge_response(limits: &ModelConfig, most: Most, mut body: EditableBody, model: String) -> Result<Judged, Ended> {
+    let asked = responses::read(&body)?;
+    let extension = Extension::read(body.get("millrace"))?;
+    if extension.collection.is_some() {
+        return Err(passages_are_for_chats());
+    }
+    let named = most.held(named_limit(&body, limits, "max_output_tokens")?, "max_output_tokens")?;
+    // What it goes on from is counted when it is known.
+    let exactly = asked.previous.is_some();
+    let size = fit(limits, most, "input", (asked.most_tokens(&body), || asked.tokens(&body)), named, exactly)?;
+    body.remove("millrace");
+    if let (Some(output), None) = (most.output, named) {
+        body.set("max_output_tokens", &output.into());
+    }
+    let (stream, previous) = (asked.stream, asked.previous);
+    Ok(Judged { model, size, choices: 1, stream, collection: None, previous, labels: extension.labels, body })
+}
+
+/// Holds prompt and answer to the model's context. Counting costs more than everything else
+/// here, so it is done only where the number of bytes, which bounds the tokens, does not settle
+/// the question already, or where passages are to be fitted in.
+fn size(
+    model: &ModelConfig,
+    most: Most,
+    messages: &Messages<'_>,
+    body: &EditableBody,
+    named: Option<u32>,
+    exactly: bool,
+) -> Result<Size, Ended> {
+    let prompted = || PROMPTED.iter().filter_map(|key| body.get(key));
+    let bytes: usize = prompted().map(str::len).sum();
+    let bound = messages.most_tokens().saturating_add(tokens::upper_bound(bytes));
+    let counted = || prompted().map(tokens::count).fold(messages.tokens(), u32::saturating_add);
+    fit(model, most, "messages", (bound, counted), named, exactly)
+}
+
+fn lane(standing: Option<&Standing>, arrival: &Arrival<'_>) -> Result<(), Ended> {
+    if standing.is_none_or(|standing| standing.allows_lane(arrival.lane)) {
+        return Ok(());
+    }
+    let message = format!("This API key may not use the {} lane: use another key, or another door.", arrival.lane);
+    let refused = Ended::invalid("lane_not_allowed", None, message);
+    Err(Ended { kind: "permission_error".to_owned(), http_status: 403, ..refused })
 }
 
 fn operation(word: &str) -> Result<Operation, Ended> {
@@ -368,12 +388,6 @@ fn operation(word: &str) -> Result<Operation, Ended> {
     })
 }
 
-struct Size {
-    prompt: u32,
-    limit: u32,
-    output: u32,
-}
-
 /// A judged body, before it meets its meta.
 struct Judged {
     model: String,
@@ -381,6 +395,7 @@ struct Judged {
     choices: u32,
     stream: Option<Stream>,
     collection: Option<Retrieval>,
+    previous: Option<String>,
     labels: BTreeMap<String, String>,
     body: EditableBody,
 }
@@ -389,6 +404,9 @@ impl Judged {
     fn complete(self, mut meta: Meta, rule_set: String) -> Result<Admitted, Ended> {
         meta.labels.extend(self.labels);
         meta::check_labels(&meta.labels)?;
+        let previous = self
+            .previous
+            .map(|name| responses::request_of(&meta.tenant, &name).ok_or_else(|| responses::no_previous(&name)));
         Ok(Admitted {
             meta,
             model: self.model,
@@ -399,26 +417,13 @@ impl Judged {
             choices: self.choices,
             stream: self.stream,
             collection: self.collection,
+            previous: previous.transpose()?,
             body: self.body,
         })
     }
 }
 
-/// The longest answer that the request names; the newer name counts where both are given.
-fn named_output(body: &EditableBody, model: &ModelConfig) -> Result<Option<u32>, Ended> {
-    let read = |param: &str| {
-        let named = integer(param, body.get(param), 1..=u32::MAX)?;
-        match named {
-            Some(tokens) if tokens > model.context_tokens => {
-                let message = format!(
-                    "{param} is too large: {tokens}. This model supports at most {} tokens, prompt and completion together.",
-                    model.context_tokens
-                );
-                Err(Ended::invalid("invalid_value", Some(param), message))
-            }
-            Some(_) | None => Ok(named),
-        }
-    };
-    let old = read("max_tokens")?;
-    Ok(read("max_completion_tokens")?.or(old))
+fn passages_are_for_chats() -> Ended {
+    let message = "Unsupported parameter: 'millrace.collection': passages are for chats.";
+    Ended::invalid("unsupported_parameter", Some("millrace.collection"), message)
 }

@@ -97,7 +97,7 @@ impl EditableBody {
         bytes
     }
 
-    fn set_raw(&mut self, key: &str, raw: String) {
+    pub(crate) fn set_raw(&mut self, key: &str, raw: String) {
         self.edited = true;
         match self.members.iter_mut().find(|(k, _)| k == key) {
             Some((_, member)) => *member = Member::New(raw),

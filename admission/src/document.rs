@@ -50,7 +50,7 @@ impl Admission {
                 format!("'metadata' has more than {MAX_METADATA} bytes, and is kept with each passage: shorten it.");
             return too_large("metadata", message);
         }
-        meta::user(principal, self.directory().tenant(&principal.tenant), document.user.as_deref())
+        meta::user(principal, self.directory(), document.user.as_deref())
     }
 }
 

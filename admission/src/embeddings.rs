@@ -42,6 +42,13 @@ pub(crate) fn tokens_of(body: &EditableBody, model: &ModelConfig) -> Result<u32,
     Ok(sum)
 }
 
+/// Tokens of all inputs of a request that was admitted, counted.
+pub(crate) fn count(body: &EditableBody) -> u32 {
+    let inputs = body.get("input").and_then(|raw| inputs(raw).ok()).unwrap_or_default();
+    // Nothing is within a limit of none, so each is counted.
+    inputs.iter().fold(0, |sum, input| sum.saturating_add(input.tokens(0)))
+}
+
 /// One of the things to embed.
 enum Input<'a> {
     Text(&'a str),

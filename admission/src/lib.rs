@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - [`Directory`] proves who asks.
-//! - [`record`] reads a plain JSON record of a topic into a [`millrace_schemas::Request`].
+//! - [`record`] reads a record of a topic, in whichever form it is written, into a [`millrace_schemas::Request`].
 //! - [`Admission`] holds the limits and the models and judges requests and documents.
 //! - [`EditableBody`] is the client's JSON, of which only the paths that we own are ever rewritten.
 //! - [`tokens`] counts, [`replies`] finds the partition of an ingress replica.
@@ -17,8 +17,10 @@
 //! outcome of its tenant like any other.
 
 mod admit;
+mod batch;
 mod body;
 mod checks;
+mod cloud_event;
 mod directory;
 mod document;
 mod embeddings;
@@ -29,12 +31,19 @@ mod meta;
 mod nearest;
 pub mod record;
 pub mod replies;
+pub mod responses;
+mod size;
 mod stream;
 pub mod tokens;
 
 pub use admit::{Admission, Admitted, Retrieval};
+pub use batch::{BatchLine, MAX_BATCH_BYTES, MAX_BATCH_LINES, batch_operation, count_prompt};
 pub use body::EditableBody;
-pub use directory::{DEFAULT_USER, Directory, DirectoryError, Principal, Refusal, SYSTEM_TENANT};
+pub use directory::{
+    DEFAULT_USER, Directory, DirectoryError, Entry, EntryName, KeyEntry, KeyRefusal, LINGERS, PlanEntry, PreviousKey,
+    Principal, Refusal, SYSTEM_TENANT, TenantEntry, UserEntry, configured,
+};
 pub use document::is_document_id;
 pub use meta::{Arrival, Rejected};
+pub use nearest::nearest;
 pub use stream::Stream;

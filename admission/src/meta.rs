@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use millrace_config::LimitsConfig;
 use millrace_schemas::{Coordinates, Ended, Lane, Meta, Request, RequestId, body_hash};
 
-use crate::directory::{DEFAULT_USER, Principal, Tenant};
+use crate::directory::{DEFAULT_USER, Directory, Principal};
 
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 const MAX_USER: usize = 128;
@@ -64,7 +64,7 @@ impl From<Ended> for Wrong {
 /// Reads the meta of a request and the first thing wrong with it.
 pub(crate) fn read(
     principal: &Principal,
-    tenant: Option<&Tenant>,
+    directory: &Directory,
     limits: &LimitsConfig,
     request: &Request,
     arrival: &Arrival<'_>,
@@ -78,7 +78,7 @@ pub(crate) fn read(
         note(ended.into());
         own_id(&principal.tenant, arrival)
     });
-    let user = user(principal, tenant, request.user.as_deref()).unwrap_or_else(|ended| {
+    let user = user(principal, directory, request.user.as_deref()).unwrap_or_else(|ended| {
         note(ended.into());
         principal.user.clone().unwrap_or_else(|| DEFAULT_USER.to_owned())
     });
@@ -86,7 +86,8 @@ pub(crate) fn read(
         note(ended.into());
     }
     let reply_topic = request.reply_topic.clone().filter(|topic| {
-        let allowed = tenant.is_some_and(|tenant| tenant.reply_topics.contains(topic));
+        let standing = directory.standing(principal);
+        let allowed = standing.is_some_and(|standing| standing.tenant.reply_topics.contains(topic));
         if !allowed {
             let message = format!(
                 "The reply topic '{}' is not on the list of this tenant: use one of its `reply_topics`.",
@@ -148,7 +149,7 @@ fn idempotency_key(key: &str) -> Result<&str, Ended> {
 }
 
 /// The user that a request or document is accounted to.
-pub(crate) fn user(principal: &Principal, tenant: Option<&Tenant>, named: Option<&str>) -> Result<String, Ended> {
+pub(crate) fn user(principal: &Principal, directory: &Directory, named: Option<&str>) -> Result<String, Ended> {
     let Some(named) = named else {
         return Ok(principal.user.clone().unwrap_or_else(|| DEFAULT_USER.to_owned()));
     };
@@ -156,7 +157,7 @@ pub(crate) fn user(principal: &Principal, tenant: Option<&Tenant>, named: Option
         let message = format!("The user is no name: use 1 to {MAX_USER} printable characters.");
         return Err(Ended::invalid("invalid_user", Some("user"), message));
     }
-    let is_known = tenant.is_none_or(|tenant| tenant.users.is_empty() || tenant.users.contains(named));
+    let is_known = directory.knows_user(&principal.tenant, named);
     if is_known || principal.user.as_deref() == Some(named) {
         return Ok(named.to_owned());
     }

@@ -4,7 +4,8 @@
 const MOST_SLIPS: usize = 2;
 
 /// The one of `known` that `word` is a slip of the pen away from, whatever its case.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The distance is quadratic: a key of a whole body's length is no slip of the pen.
     if word.len() > 64 {
         return None;

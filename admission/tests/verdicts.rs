@@ -423,9 +423,10 @@ fn a_key_used_for_another_body_ends_under_its_own_id() {
 
 #[test]
 fn a_json_record_is_judged_like_a_request() {
-    let headers = [("idempotency-key", "k"), ("user", "web"), ("label-team", "a")]
-        .map(|(name, value)| (name.to_owned(), Some(value.as_bytes().to_vec())));
-    let (request, refusal) = record::from_json_record(&headers, GOOD.as_bytes().to_vec());
+    let headers =
+        [("content-type", "application/json"), ("idempotency-key", "k"), ("user", "web"), ("label-team", "a")]
+            .map(|(name, value)| (name.to_owned(), Some(value.as_bytes().to_vec())));
+    let (request, refusal) = record::read(&headers, GOOD.as_bytes()).unwrap();
     assert_eq!(refusal, None);
     let meta = verdict(request).unwrap().meta;
     assert_eq!((meta.user.as_str(), meta.labels["team"].as_str()), ("web", "a"));

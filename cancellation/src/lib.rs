@@ -18,5 +18,5 @@ mod follow;
 pub mod record;
 mod set;
 
-pub use follow::{Report, follow};
+pub use follow::follow;
 pub use set::{Cancellations, Watch};

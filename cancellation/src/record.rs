@@ -32,7 +32,7 @@ impl Ignored {
     }
 }
 
-/// Reads and proves a record.
+/// Reads and proves a record that was appended at this instant, milliseconds since the epoch.
 ///
 /// # Errors
 /// [`Ignored`].
@@ -41,8 +41,9 @@ pub async fn read(
     codec: &Codec,
     signature: Option<&str>,
     value: &[u8],
+    at: i64,
 ) -> Result<Cancellation, Ignored> {
-    let principal = directory.verify_record(topics::CANCELLATIONS, signature, value)?;
+    let principal = directory.verify_record(topics::CANCELLATIONS, signature, value, at)?;
     let cancellation: Cancellation = codec.decode(value).await?;
     if cancellation.tenant != principal.tenant {
         return Err(Ignored::Foreign(principal.tenant));
@@ -73,9 +74,9 @@ mod tests {
             let cancellation =
                 Cancellation { tenant: tenant.to_owned(), request_id: request_id.to_owned(), cancelled_at: 1 };
             let value = codec.encode(&cancellation).expect("fits");
-            let principal = directory.verify_key(signer);
+            let principal = directory.verify_key(signer, 0).ok();
             let signature = principal.and_then(|principal| directory.sign(&principal, &value));
-            match read(&directory, &codec, signature.as_deref(), &value).await {
+            match read(&directory, &codec, signature.as_deref(), &value, 0).await {
                 Ok(read) => assert_eq!((read, expected), (cancellation, "")),
                 Err(ignored) => {
                     assert!(!expected.is_empty() && ignored.to_string().contains(expected), "{ignored}");

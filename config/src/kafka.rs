@@ -53,7 +53,7 @@ impl Default for KafkaConfig {
 /// The topics whose records keep their partition number from hop to hop, as written before a lane.
 const STAYING: [&str; 5] = ["requests", "redrives", "prompts", "completions", "outcomes"];
 /// The consumer groups that read them, as written before a lane.
-const READERS: [&str; 5] = ["prompt-builder", "redriver", "inference-router", "moderator", "result-sink"];
+const READERS: [&str; 6] = ["prompt-builder", "redriver", "inference-router", "moderator", "result-sink", "webhooks"];
 
 impl KafkaConfig {
     /// The name on the broker of one of Millrace's topics, such as `requests.batch`.
@@ -147,7 +147,11 @@ impl fmt::Debug for KafkaSettings {
 
 impl Serialize for KafkaSettings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.printable())
+        let shown = |name: &str, value: &str| match Self::is_secret(name) {
+            true => secret::serialized(value, HIDDEN).into_owned(),
+            false => value.to_owned(),
+        };
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, shown(name, value))))
     }
 }
 

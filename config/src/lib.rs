@@ -8,34 +8,46 @@
 //! [`Config`], and checked as a whole. Unknown keys are refused, with the nearest known one named,
 //! in every layer.
 
+mod budget;
 mod dump;
 mod error;
 mod kafka;
 mod layers;
+mod live;
 mod models;
+mod names;
 mod read;
 mod secret;
 mod services;
+mod settled;
 mod stores;
 mod tenants;
+mod timestamp;
 mod validate;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::budget::{BudgetConfig, BudgetPeriod};
 pub use crate::error::ConfigError;
 pub use crate::kafka::{KafkaConfig, KafkaSettings, RegistryConfig, has_generations};
 pub use crate::layers::{Origin, Origins, process_env};
-pub use crate::models::{ModelConfig, ProviderConfig};
+pub use crate::live::{Difference, LIVE, RESTART, Snapshot};
+pub use crate::models::{ModelConfig, ProviderConfig, is_provider_key_name};
+pub use crate::names::{MAX_ID, MAX_TOPIC, is_id, is_topic_name};
 pub use crate::secret::{HIDDEN, Secret};
 pub use crate::services::{
     IngressConfig, KnowledgeConfig, LANES, LedgerConfig, LimitsConfig, LogFormat, ModerationConfig, PricingConfig,
     StageConfig, TelemetryConfig, TlsConfig,
 };
+pub use crate::settled::Settled;
 pub use crate::stores::{StorageConfig, VectorsConfig};
-pub use crate::tenants::{KeyConfig, TenantConfig, TopicBinding, UserConfig, hash_key};
+pub use crate::tenants::{KeyConfig, PlanConfig, TenantConfig, TopicBinding, UsageLimits, UserConfig, hash_key};
+pub use crate::timestamp::Timestamp;
+pub use crate::webhooks::{WEBHOOK_EVENTS, WebhookConfig, WebhooksConfig};
 
 /// Everything a Millrace process can be told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,6 +65,8 @@ pub struct Config {
     pub providers: BTreeMap<String, ProviderConfig>,
     /// Models by the name that requests use.
     pub models: BTreeMap<String, ModelConfig>,
+    /// What tenants can buy, by id.
+    pub plans: BTreeMap<String, PlanConfig>,
     /// Tenants by id.
     pub tenants: BTreeMap<String, TenantConfig>,
     /// Topics, as they are called on the broker, whose every record is a request of one tenant. The
@@ -72,6 +86,8 @@ pub struct Config {
     pub knowledge: KnowledgeConfig,
     /// The cost ledger.
     pub ledger: LedgerConfig,
+    /// How events are sent to the tenants' endpoints.
+    pub webhooks: WebhooksConfig,
     /// Logs, metrics and health.
     pub telemetry: TelemetryConfig,
     /// Where each value that is not a default came from, for [`Config::dump`].
@@ -115,6 +131,9 @@ impl Config {
         config.hash_keys();
         config.forget_what_needs(withheld);
         config.validate()?;
+        if !withheld.contains(&"webhooks") && !withheld.contains(&"tenants") {
+            webhooks::require_secrets(&config)?;
+        }
         Ok(config)
     }
 

@@ -1,9 +1,13 @@
 //! Providers and the models they serve.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use crate::Secret;
+use crate::names::is_id;
 use crate::secret;
+use crate::{Secret, UsageLimits};
 
 /// A server that speaks OpenAI's API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +18,17 @@ pub struct ProviderConfig {
     /// Sent as a bearer token. None for servers that want none.
     #[serde(default, deserialize_with = "secret::optional")]
     pub api_key: Option<Secret>,
+    /// A pool of keys by their names, instead of `api_key`. Read when the process starts.
+    #[serde(default, deserialize_with = "secret::map")]
+    pub api_keys: BTreeMap<String, Secret>,
+    /// A file with one `name = key` on each line, instead of `api_key` or beside `api_keys`. Looked at every second
+    /// while calls are made: keys that come are used, those that go are not used for new calls.
+    #[serde(default)]
+    pub api_keys_file: Option<PathBuf>,
+    /// How long a key of a pool is not used after the provider refused it, in milliseconds; then one call tries it.
+    /// A change of the file tries it at once. Default 60,000.
+    #[serde(default = "ProviderConfig::default_key_quarantine_ms")]
+    pub key_quarantine_ms: u64,
     /// The longest one call may take, in milliseconds. Default 60,000.
     #[serde(default = "ProviderConfig::default_timeout_ms")]
     pub timeout_ms: u64,
@@ -45,6 +60,9 @@ impl ProviderConfig {
         Self {
             base_url: base_url.into(),
             api_key: None,
+            api_keys: BTreeMap::new(),
+            api_keys_file: None,
+            key_quarantine_ms: Self::default_key_quarantine_ms(),
             timeout_ms: Self::default_timeout_ms(),
             connect_timeout_ms: Self::default_connect_timeout_ms(),
             max_concurrency: Self::default_max_concurrency(),
@@ -53,6 +71,10 @@ impl ProviderConfig {
             breaker_pause_ms: Self::default_breaker_pause_ms(),
             breaker_max_pause_ms: Self::default_breaker_max_pause_ms(),
         }
+    }
+
+    fn default_key_quarantine_ms() -> u64 {
+        60_000
     }
 
     fn default_timeout_ms() -> u64 {
@@ -84,6 +106,13 @@ impl ProviderConfig {
     }
 }
 
+/// Whether a key of a provider's pool may have this name: 1 to 64 letters, digits, dots, hyphens and underscores.
+/// Names are shown in metrics, logs and `calls`.
+#[must_use]
+pub fn is_provider_key_name(name: &str) -> bool {
+    name.len() <= 64 && is_id(name)
+}
+
 /// A model as requests name it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +137,9 @@ pub struct ModelConfig {
     /// Models tried in turn when this one's provider cannot answer.
     #[serde(default)]
     pub fallbacks: Vec<String>,
+    /// What all tenants together may use of it.
+    #[serde(default)]
+    pub limits: UsageLimits,
 }
 
 impl ModelConfig {
@@ -121,6 +153,7 @@ impl ModelConfig {
             embedding: false,
             dimensions: None,
             fallbacks: Vec::new(),
+            limits: UsageLimits::default(),
         }
     }
 

@@ -246,7 +246,9 @@ impl<'a> Reader<'a> {
     }
 
     fn is_withheld(&self) -> bool {
-        self.path.first().is_some_and(|section| self.context.withheld.contains(&section.as_str()))
+        let is_withheld = |section: &String| self.context.withheld.contains(&section.as_str());
+        let of_a_tenant = self.path.first().is_some_and(|section| section == "tenants");
+        self.path.first().is_some_and(is_withheld) || (of_a_tenant && self.path.get(2).is_some_and(is_withheld))
     }
 }
 

@@ -1,9 +1,14 @@
 //! Values that must never be printed.
 
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::hash_key;
 
 /// What is shown in place of a secret, everywhere.
 pub const HIDDEN: &str = "***";
@@ -13,6 +18,30 @@ pub const HIDDEN: &str = "***";
 pub(crate) const SECRET: &str = "$millrace::Secret";
 /// The same for an optional secret, which the loader may withhold (see `Config::load_withholding`).
 pub(crate) const OPTIONAL_SECRET: &str = "$millrace::OptionalSecret";
+
+thread_local! {
+    static AS_DIGESTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has what `then` serializes hold the digests of secrets, by which it can be told whether they changed.
+pub(crate) fn as_digests<T>(then: impl FnOnce() -> T) -> T {
+    struct Hide;
+
+    impl Drop for Hide {
+        fn drop(&mut self) {
+            AS_DIGESTS.set(false);
+        }
+    }
+
+    let _hide = Hide;
+    AS_DIGESTS.set(true);
+    then()
+}
+
+/// What is serialized for a secret, in place of which people see `hidden`.
+pub(crate) fn serialized<'a>(secret: &str, hidden: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
+    if AS_DIGESTS.get() { hash_key(secret).into() } else { hidden.into() }
+}
 
 /// A password, key or token. `Debug`, `Display` and `Serialize` print `***`; only
 /// [`expose`](Self::expose) gives the value.
@@ -57,7 +86,7 @@ impl fmt::Display for Secret {
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(HIDDEN)
+        serializer.serialize_str(&serialized(&self.0, HIDDEN))
     }
 }
 
@@ -121,6 +150,20 @@ pub(crate) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
     }
 
     deserializer.deserialize_newtype_struct(OPTIONAL_SECRET, OptionalVisitor)
+}
+
+#[derive(Deserialize)]
+struct Item(#[serde(deserialize_with = "optional")] Option<Secret>);
+
+/// `deserialize_with` for a list of secrets, each of which the loader may withhold: then it is left out.
+pub(crate) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+    Ok(Vec::<Item>::deserialize(deserializer)?.into_iter().filter_map(|item| item.0).collect())
+}
+
+/// The same for secrets by their names.
+pub(crate) fn map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Secret>, D::Error> {
+    let items = BTreeMap::<String, Item>::deserialize(deserializer)?;
+    Ok(items.into_iter().filter_map(|(name, item)| Some((name, item.0?))).collect())
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub struct IngressConfig {
     /// answer is 429 with Retry-After, and sooner when the stages' rate says that a request would wait for
     /// longer than `wait_ms` or its deadline. Default 20,000.
     pub max_lag: u64,
+    /// Lines of one batch that are published and have no outcome yet. Default 1,000.
+    pub batch_in_flight: usize,
     /// Opens the administrative API. None: it is closed.
     #[serde(deserialize_with = "secret::optional")]
     pub admin_key: Option<Secret>,
@@ -63,6 +65,7 @@ impl Default for IngressConfig {
             max_in_flight: 10_000,
             max_in_flight_bytes: 256 * 1024 * 1024,
             max_lag: 20_000,
+            batch_in_flight: 1_000,
             admin_key: None,
             admin_key_sha256: None,
             cors_origins: Vec::new(),

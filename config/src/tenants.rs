@@ -1,4 +1,5 @@
-//! Tenants, their users and their keys, bootstrapped from the configuration.
+//! Tenants, their users, keys and plans, as far as the configuration names them; others are made while
+//! Millrace runs, by its administrative API.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,8 +7,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use crate::Secret;
+use crate::budget::BudgetConfig;
 use crate::secret;
+use crate::{Secret, Timestamp, WebhookConfig};
 
 /// One customer: nothing of it is ever visible to another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,6 +27,16 @@ pub struct TenantConfig {
     pub moderation: Option<String>,
     /// The reply topics its requests may name, as they are called on the broker.
     pub reply_topics: Vec<String>,
+    /// The key in `plans` of what it has bought. None: what it may is said here alone.
+    pub plan: Option<String>,
+    /// What it may use; each limit named here takes the place of its plan's.
+    pub limits: UsageLimits,
+    /// What all its users together may be charged. None: anything.
+    pub budget: Option<BudgetConfig>,
+    /// Where it is told of what became of its requests.
+    pub webhooks: Vec<WebhookConfig>,
+    /// Of these, the ones on which outcomes are JSON instead of Avro.
+    pub json_reply_topics: Vec<String>,
 }
 
 /// One user of a tenant.
@@ -33,6 +45,63 @@ pub struct TenantConfig {
 pub struct UserConfig {
     /// For people to read. None: its id.
     pub name: Option<String>,
+    /// Whether it is a service account: a program, no person.
+    pub service: bool,
+    /// What it may use, within its tenant's limits.
+    pub limits: UsageLimits,
+    /// What it may be charged, within its tenant's budget. None: anything.
+    pub budget: Option<BudgetConfig>,
+}
+
+/// What several tenants may do alike.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlanConfig {
+    /// For people to read. None: its id.
+    pub name: Option<String>,
+    /// The models that its tenants may use. Empty: all of them.
+    pub models: Vec<String>,
+    /// What each of its tenants may use.
+    pub limits: UsageLimits,
+}
+
+/// How much may be used. None of them: as much as there is.
+// Kept on a topic, too, where a member that is not known here may be next month's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsageLimits {
+    /// Requests over HTTP in any minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens of requests over HTTP in any minute: of their prompts and, until an answer is there, of what
+    /// it may become.
+    pub tokens_per_minute: Option<u64>,
+    /// The same within a day of UTC.
+    pub tokens_per_day: Option<u64>,
+    /// Requests over HTTP whose answers are awaited at the same time.
+    pub concurrent_requests: Option<u64>,
+    /// The longest prompt, in tokens; at both doors.
+    pub prompt_tokens: Option<u32>,
+    /// The longest answer, in tokens; at both doors.
+    pub output_tokens: Option<u32>,
+}
+
+impl UsageLimits {
+    /// Whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These limits, and those of `other` where there is none.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            requests_per_minute: self.requests_per_minute.or(other.requests_per_minute),
+            tokens_per_minute: self.tokens_per_minute.or(other.tokens_per_minute),
+            tokens_per_day: self.tokens_per_day.or(other.tokens_per_day),
+            concurrent_requests: self.concurrent_requests.or(other.concurrent_requests),
+            prompt_tokens: self.prompt_tokens.or(other.prompt_tokens),
+            output_tokens: self.output_tokens.or(other.output_tokens),
+        }
+    }
 }
 
 /// An API key. Only its hash is kept: `key`, when given, is hashed at load and forgotten. Of the hash
@@ -52,6 +121,16 @@ pub struct KeyConfig {
     pub user: Option<String>,
     /// Whether it may use the tenant's administrative calls.
     pub admin: bool,
+    /// From when on it is refused. None: never.
+    pub expires_at: Option<Timestamp>,
+    /// The models it may use, of those that its tenant may. Empty: all of these.
+    pub models: Vec<String>,
+    /// The lanes it may use. Empty: both.
+    pub lanes: Vec<String>,
+    /// What it may use, within its tenant's limits.
+    pub limits: UsageLimits,
+    /// What its requests may be charged, within its tenant's budget. None: anything.
+    pub budget: Option<BudgetConfig>,
 }
 
 /// Whose requests a topic of a customer's own carries, and how they travel.
@@ -106,18 +185,23 @@ fn beginning(hash: &str) -> String {
 }
 
 fn printable<S: Serializer>(hash: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    hash.as_deref().map(beginning).serialize(serializer)
+    hash.as_deref().map(|hash| secret::serialized(hash, beginning(hash))).serialize(serializer)
 }
 
 impl fmt::Debug for KeyConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, sha256, key, user, admin } = self;
+        let Self { id, sha256, key, user, admin, expires_at, models, lanes, limits, budget } = self;
         f.debug_struct("KeyConfig")
             .field("id", id)
             .field("sha256", &sha256.as_deref().map(beginning))
             .field("key", key)
             .field("user", user)
             .field("admin", admin)
+            .field("expires_at", expires_at)
+            .field("models", models)
+            .field("lanes", lanes)
+            .field("limits", limits)
+            .field("budget", budget)
             .finish()
     }
 }

@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
-use millrace_config::{Config, ConfigError, LogFormat, Origin, StorageConfig, TopicBinding, hash_key};
+use millrace_config::{Config, ConfigError, LIVE, LogFormat, Origin, RESTART, StorageConfig, TopicBinding, hash_key};
 
 fn example() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/millrace.example.toml"))
 }
 
-const EXAMPLE_ENV: [(&str, &str); 7] = [
+const EXAMPLE_ENV: [(&str, &str); 8] = [
     ("KAFKA_PASSWORD", "kafka-pw"),
     ("REGISTRY_PASSWORD", "registry-pw"),
     ("CQL_PASSWORD", "cql-pw"),
@@ -17,6 +17,7 @@ const EXAMPLE_ENV: [(&str, &str); 7] = [
     ("OPENAI_API_KEY", "sk-live-1"),
     ("ACME_OPS_KEY", "mr-ops-1"),
     ("MILLRACE_ADMIN_KEY", "admin-pw"),
+    ("ACME_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
 ];
 
 fn load_with(file: &str, env: &[(&str, &str)], flags: &[(&str, toml::Value)]) -> Result<Config, ConfigError> {
@@ -93,6 +94,7 @@ fn the_examples_defaults_are_the_defaults() {
     assert_eq!(config.limits, default.limits);
     assert_eq!(config.ledger, default.ledger);
     assert_eq!(config.pricing, default.pricing);
+    assert_eq!(config.webhooks, default.webhooks);
     assert_eq!(config.ingress.wait_ms, default.ingress.wait_ms);
     assert_eq!(config.ingress.max_body_bytes, default.ingress.max_body_bytes);
     assert_eq!(config.knowledge.chunk_tokens, default.knowledge.chunk_tokens);
@@ -271,6 +273,23 @@ fn a_service_that_does_not_pay_needs_no_provider_key() {
 }
 
 #[test]
+fn a_pool_of_keys_is_pointed_at_and_withheld() {
+    let file = "[providers.p]\nbase_url = \"http://p/v1\"\napi_keys = { main = { env = \"MAIN\" }, b = \"sk-b\" }\n\
+                api_keys_file = \"/run/keys\"\n";
+    let config = load_with(file, &[("MAIN", "sk-main")], &[]).unwrap();
+    let provider = &config.providers["p"];
+    let keys: Vec<_> = provider.api_keys.iter().map(|(name, key)| (name.as_str(), key.expose())).collect();
+    assert_eq!(keys, [("b", "sk-b"), ("main", "sk-main")]);
+    assert!(!config.dump().contains("sk-") && config.dump().contains("main = \"***\""), "{}", config.dump());
+    check(load(file), &["`providers.p.api_keys.main`", "MAIN is not set"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("millrace.toml");
+    std::fs::write(&path, file).unwrap();
+    let config = Config::load_withholding(Some(&path), std::iter::empty(), [], &["providers"]).unwrap();
+    assert!(config.providers["p"].api_keys.is_empty(), "held although they were to be withheld");
+}
+
+#[test]
 fn a_dump_loads_again_as_the_same_configuration() {
     let config = load_example("", &[]).unwrap();
     let dump = config.dump();
@@ -283,7 +302,9 @@ fn a_dump_loads_again_as_the_same_configuration() {
         ("ingress.admin_key", "admin-pw".into()),
     ];
     let hashes = config.tenants["acme"].keys.iter().map(|key| key.sha256.as_deref().unwrap());
-    let written = hashes.fold(dump.clone(), |dump, hash| {
+    // A list can not be given anew by a flag.
+    let whole = dump.replace("secrets = [\"***\"]", "secrets = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"]");
+    let written = hashes.fold(whole, |dump, hash| {
         assert!(!dump.contains(hash), "records are signed with {hash}");
         dump.replace(&format!("{}…", &hash[..8]), hash)
     });
@@ -312,6 +333,12 @@ fn values_must_make_sense_together() {
             format!("{provider}breaker_max_pause_ms = 999"),
             &["`providers.p.breaker_max_pause_ms`", "breaker_pause_ms (1000)"],
         ),
+        (format!("{provider}api_key = \"k\"\napi_keys_file = \"f\""), &["`providers.p.api_key`", "beside a pool"]),
+        (
+            format!("{provider}api_keys = {{ \"a b\" = \"k\" }}"),
+            &["`providers.p.api_keys.\"a b\"`", "no name of a key"],
+        ),
+        (format!("{provider}key_quarantine_ms = 0"), &["`providers.p.key_quarantine_ms`", "at least 1"]),
         (format!("{provider}breaker_failures = 0"), &["`providers.p.breaker_failures`", "at least 1"]),
         (model.into(), &["`models.m.provider`", "provider `p`, which is not configured"]),
         (format!("{provider}{model}fallbacks = [\"n\"]"), &["`models.m.fallbacks`", "known: m"]),
@@ -327,6 +354,15 @@ fn values_must_make_sense_together() {
         (
             format!("[topic_bindings.a]\ntenant = \"t\"\nlane = \"fast\"\n{tenant}"),
             &["`topic_bindings.a.lane`", "interactive and batch"],
+        ),
+        (format!("{tenant}budget = {{ amount = \"5 USD\" }}\n"), &["tenants.t.users.u.budget.amount", "25.00"]),
+        (
+            format!("{tenant}[[tenants.t.keys]]\nid = \"k\"\nkey = \"k\"\nbudget = {{ amount = \"\" }}\n"),
+            &["tenants.t.keys[0].budget.amount"],
+        ),
+        (
+            "[tenants.t]\nbudget = { amount = \"5\", currency = \"usd\" }\n".to_owned(),
+            &["tenants.t.budget.currency", "USD"],
         ),
         (format!("[topic_bindings.\"requests.batch\"]\ntenant = \"t\"\n{tenant}"), &["all tenants share"]),
         (format!("{tenant}[[tenants.t.keys]]\nid = \"k\""), &["`tenants.t.keys[0]`", "neither sha256 nor key"]),
@@ -346,7 +382,7 @@ fn values_must_make_sense_together() {
             &["`tenants.t.keys[0]`", "both sha256 and key"],
         ),
         ("[tenants.t]\nmodels = [\"m\"]".into(), &["`tenants.t.models`"]),
-        ("[tenants.\"a b\"]".into(), &["`tenants.\"a b\"`", "no tenant id"]),
+        ("[tenants.\"a b\"]".into(), &["`tenants.\"a b\"`", "is no id"]),
         ("[tenants.t]\nmoderation = \"strict\"".into(), &["`tenants.t.moderation`", "rule set `strict`"]),
         ("[moderation]\ndefault = \"none\"".into(), &["`moderation.default`"]),
         ("[moderation.rule_sets]\ndefault = 1".into(), &["`moderation.rule_sets.default`", "not a table"]),
@@ -369,4 +405,86 @@ fn values_must_make_sense_together() {
     for (file, parts) in cases {
         check(load(file), parts);
     }
+}
+
+#[test]
+fn endpoints_of_webhooks_are_checked() {
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let load_with_endpoint = |endpoint: &str| load(&format!("[tenants.t]\nwebhooks = [{{ {endpoint} }}]"));
+    let whole = format!("id = \"a\", url = \"https://h.example/x?y=z\", secrets = [\"{SECRET}\", \"{SECRET}\"]");
+    let config = load_with_endpoint(&whole).unwrap();
+    let endpoint = &config.tenants["t"].webhooks[0];
+    assert!(endpoint.wants("response.failed") && endpoint.keys().len() == 2 && endpoint.keys()[0].len() == 24);
+    assert!(!config.dump().contains(SECRET) && !format!("{config:?}").contains(SECRET));
+
+    let check_endpoint = |endpoint: &str, parts: &[&str]| check(load_with_endpoint(endpoint), parts);
+    let url = "url = \"https://h.example\"";
+    check_endpoint(&format!("id = \"a\", {url}"), &["tenants.t.webhooks[0].secrets", "missing", "openssl rand"]);
+    for secret in ["MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_short", "whsec_c2hvcnQ="] {
+        let parts = ["tenants.t.webhooks[0].secrets", "base64 of 24 to 64 bytes"];
+        check_endpoint(&format!("id = \"a\", {url}, secrets = [\"{secret}\"]"), &parts);
+    }
+    let three = format!("id = \"a\", {url}, secrets = [\"{SECRET}\", \"{SECRET}\", \"{SECRET}\"]");
+    check_endpoint(&three, &["secrets", "are 3"]);
+    check_endpoint(&format!("{url}, secrets = [\"{SECRET}\"]"), &["tenants.t.webhooks[0].id", "no name"]);
+    for (url, part) in [
+        ("http://h.example", "use https"),
+        ("ftp://h.example", "begin it with https"),
+        ("https://me:pw@h.example", "credentials"),
+        ("https://", "is no URL"),
+        ("https://h.example/#x", "is no URL"),
+    ] {
+        check_endpoint(&format!("id = \"a\", url = \"{url}\", secrets = [\"{SECRET}\"]"), &["webhooks[0].url", part]);
+    }
+    check_endpoint(
+        &format!("{whole}, events = [\"response.done\"]"),
+        &["events", "`response.done`", "response.completed"],
+    );
+    check_endpoint(&format!("{whole} }}, {{ {whole}"), &["webhooks[1].id", "`a` again"]);
+    check(load("[webhooks]\ntimeout_ms = 600000"), &["webhooks.timeout_ms", "at most 60000"]);
+    load(&format!("[webhooks]\nallow_private = true\n[tenants.t]\nwebhooks = [{{ id = \"a\", url = \"http://127.0.0.1:1\", secrets = [\"{SECRET}\"] }}]")).unwrap();
+}
+
+#[test]
+fn only_who_sends_webhooks_reads_their_secrets() {
+    let config = load_example("ACME_WEBHOOK_SECRET", &["webhooks"]).unwrap();
+    assert!(config.tenants["acme"].webhooks[0].secrets.is_empty());
+    assert!(config.tenants["acme"].keys.iter().all(|key| key.sha256.is_some()));
+    check(load_example("ACME_WEBHOOK_SECRET", &[]), &["ACME_WEBHOOK_SECRET is not set"]);
+}
+
+/// The keys of every value there is, tables that are empty and values that are not there included.
+fn keys(value: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match value.as_object().filter(|table| !table.is_empty()) {
+        Some(table) => table.iter().for_each(|(key, value)| keys(value, &below(key), found)),
+        None => found.push(path.to_owned()),
+    }
+}
+
+#[test]
+fn every_key_is_either_live_or_needs_a_restart() {
+    let example = load_example("", &[]).unwrap();
+    let mut found = Vec::new();
+    keys(&serde_json::to_value(&example).unwrap(), "", &mut found);
+    assert!(found.len() > 100, "{found:?}");
+    let is_under = |key: &str, pattern: &str| {
+        let mut parts = key.split('.');
+        pattern.split('.').all(|wanted| parts.next().is_some_and(|part| wanted == "*" || wanted == part))
+    };
+    for key in &found {
+        let lists = LIVE.iter().chain(&RESTART).filter(|pattern| is_under(key, pattern));
+        assert_eq!(lists.count(), 1, "`{key}` must be in one of the lists of config/src/live.rs");
+    }
+    for pattern in LIVE.iter().chain(&RESTART) {
+        assert!(found.iter().any(|key| is_under(key, pattern)), "there is no `{pattern}`");
+    }
+}
+
+#[test]
+fn the_keys_that_are_taken_up_are_the_documented_ones() {
+    let docs = include_str!("../../docs/operations.md");
+    let (_, after) = docs.split_once("<!-- config/src/live.rs -->\n```text\n").unwrap();
+    let (listed, _) = after.split_once("```").unwrap();
+    assert_eq!(listed.lines().collect::<Vec<_>>(), LIVE);
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_schemas::Call;
+use millrace_schemas::{Budget, Call};
 use millrace_storage::{Entry, LedgerFlush, LedgerStore, LogPlace, StorageError};
 
 use crate::cells::Cells;
 use crate::checkpoint;
 use crate::entry;
 use crate::fold::{self, Booking, Decision, Ignored, PartitionFold};
+use crate::spending::{Counting, Spending};
 
 /// A partition's book.
 pub struct Book {
@@ -19,6 +20,8 @@ pub struct Book {
     fold: PartitionFold,
     unflushed: Vec<Booking>,
     cells: Cells,
+    spending: Spending,
+    counting: Counting,
     flushed_upto: i64,
 }
 
@@ -42,21 +45,44 @@ impl Book {
         store: Arc<dyn LedgerStore>,
         generation: u32,
         partition: i32,
+        counting: Counting,
     ) -> Result<Option<Self>, StorageError> {
         let Some((upto, state)) = store.checkpoint(generation, partition).await? else { return Ok(None) };
-        let fold = checkpoint::decode(upto, &state).map_err(StorageError::Refused)?;
-        Ok(Some(Self::with(store, generation, partition, fold)))
+        let state = checkpoint::decode(upto, &state).map_err(StorageError::Refused)?;
+        Ok(Some(Self::with(store, generation, partition, state, counting)))
     }
 
     /// A book with nothing in it.
     #[must_use]
-    pub fn empty(store: Arc<dyn LedgerStore>, generation: u32, partition: i32) -> Self {
-        Self::with(store, generation, partition, PartitionFold::empty())
+    pub fn empty(store: Arc<dyn LedgerStore>, generation: u32, partition: i32, counting: Counting) -> Self {
+        Self::with(store, generation, partition, (PartitionFold::empty(), Spending::default()), counting)
     }
 
-    fn with(store: Arc<dyn LedgerStore>, generation: u32, partition: i32, fold: PartitionFold) -> Self {
+    fn with(
+        store: Arc<dyn LedgerStore>,
+        generation: u32,
+        partition: i32,
+        (fold, spending): (PartitionFold, Spending),
+        counting: Counting,
+    ) -> Self {
         let flushed_upto = fold.upto();
-        Self { store, generation, partition, fold, unflushed: Vec::new(), cells: Cells::default(), flushed_upto }
+        let (unflushed, cells) = (Vec::new(), Cells::default());
+        Self { store, generation, partition, fold, unflushed, cells, spending, counting, flushed_upto }
+    }
+
+    /// Whether anybody wants to know what was spent.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        (self.counting.in_use)()
+    }
+
+    /// Spending that changed since it was asked for, or `all` of it, and the mark that ends it.
+    pub fn budgets(&mut self, all: bool) -> Vec<Budget> {
+        let generation = i32::try_from(self.generation).unwrap_or(i32::MAX);
+        let mark = Budget::mark(generation, self.partition, self.fold.upto());
+        let mut budgets = self.spending.take(all, &mark);
+        budgets.push(mark);
+        budgets
     }
 
     /// The fold as it stands.
@@ -79,6 +105,7 @@ impl Book {
         if let Decision::Refuse(error) = decision {
             return Ok(Folded::Refused(error));
         }
+        self.spending.follow(&self.fold, call, &decision, &self.counting.listed);
         self.fold.apply(offset, call, &decision);
         Ok(match decision {
             Decision::Ignore(why) => Folded::Ignored(why),
@@ -115,7 +142,7 @@ impl Book {
             generation: self.generation,
             partition: self.partition,
             upto: self.fold.upto(),
-            checkpoint: checkpoint::encode(&self.fold).map_err(StorageError::Refused)?,
+            checkpoint: checkpoint::encode(&self.fold, &self.spending).map_err(StorageError::Refused)?,
             entries: self.unflushed.iter().map(|booking| booking.entry.clone()).collect(),
             rollups: self.cells.changed(),
         };

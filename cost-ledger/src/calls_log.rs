@@ -4,8 +4,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use millrace_config::KafkaConfig;
-use millrace_schemas::{Call, Codec, SOURCE_HEADER, topics};
+use millrace_schemas::{Budget, Call, Codec, SOURCE_HEADER, topics};
 use millrace_stage::{Outgoing, Poison, ProduceError, Producer, Received, To, admin_client, dead_letter};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
 use rdkafka::admin::AdminClient;
@@ -17,6 +18,9 @@ use crate::valid;
 
 /// How long the broker may take to say where a log begins and ends.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// Cells of one publication on their way at a time.
+const TOGETHER: usize = 256;
 
 /// What can go wrong, in three classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,9 @@ pub trait CallsLog: Send + Sync + 'static {
 
     /// Writes a record and waits for its acknowledgement.
     fn append(&self, partition: i32, call: &Call) -> impl Future<Output = Result<(), Trouble>> + Send;
+
+    /// Writes spending to `budgets`, in this order, and waits for the acknowledgements.
+    fn publish(&self, budgets: Vec<Budget>) -> impl Future<Output = Result<(), Trouble>> + Send;
 
     /// Writes the dead letter of a record and waits for its acknowledgement.
     fn bury(&self, record: &Received, error: &str) -> impl Future<Output = Result<(), Trouble>> + Send;
@@ -101,6 +108,24 @@ impl CallsLog for KafkaCalls {
             .header("tenant", call.tenant.as_str());
         let trace = TraceContext::random().to_string();
         self.producer.send(&record, partition, &[(TRACEPARENT, trace.as_str())]).await.map_err(unwritten)
+    }
+
+    async fn publish(&self, budgets: Vec<Budget>) -> Result<(), Trouble> {
+        let count = self.producer.partitions(topics::BUDGETS).await.map_err(|e| Trouble::Outage(e.to_string()))?;
+        let trace = TraceContext::random().to_string();
+        let headers = [(TRACEPARENT, trace.as_str())];
+        let send = async |budget: &Budget| {
+            let value = self.codec.encode(budget).map_err(|error| Trouble::Fatal(error.to_string()))?;
+            let partition = budget.partition.rem_euclid(count.max(1));
+            let record = Outgoing::new(topics::BUDGETS, budget.key(), value).to(To::Partition(partition));
+            self.producer.send(&record, partition, &headers).await.map_err(unwritten)
+        };
+        // A mark speaks for what was written before it: it waits until that is acknowledged.
+        let (marks, cells): (Vec<_>, Vec<_>) = budgets.iter().partition(|budget| budget.tenant.is_none());
+        for group in [cells, marks] {
+            stream::iter(group.into_iter().map(send)).buffered(TOGETHER).try_collect::<()>().await?;
+        }
+        Ok(())
     }
 
     async fn bury(&self, record: &Received, error: &str) -> Result<(), Trouble> {

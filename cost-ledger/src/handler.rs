@@ -11,6 +11,7 @@ use crate::book::Book;
 use crate::calls_log::{CallsLog, Trouble};
 use crate::failure::Failure;
 use crate::metrics::LedgerMetrics;
+use crate::spending::Counting;
 use crate::start::{self, Start};
 use crate::worker::{Settings, Worker};
 
@@ -22,6 +23,7 @@ pub(crate) struct LedgerHandler<L> {
     pub generation: u32,
     pub settings: Settings,
     pub metrics: LedgerMetrics,
+    pub counting: Counting,
     pub failure: Arc<Failure>,
     pub workers: Workers,
 }
@@ -41,7 +43,9 @@ impl<L: CallsLog> LedgerHandler<L> {
     /// The book that goes on where the last flush ended, when it fits the log.
     async fn book(&self, assignment: &Assignment) -> Result<Book, StageError> {
         let partition = assignment.partition.number;
-        let stored = Book::load(Arc::clone(&self.store), self.generation, partition).await.map_err(unavailable)?;
+        let counting = self.counting.clone();
+        let stored = Book::load(Arc::clone(&self.store), self.generation, partition, counting.clone()).await;
+        let stored = stored.map_err(unavailable)?;
         // Asked after the checkpoint was read: another owner may just have written both.
         let bounds = self.log.bounds(partition).await.map_err(|trouble| match trouble {
             Trouble::Outage(error) => StageError::retry(error),
@@ -53,7 +57,7 @@ impl<L: CallsLog> LedgerHandler<L> {
             Start::Gap(error) => tracing::error!(partition, error, "calls were lost before they were booked"),
             Start::Refused(error) => return Err(StageError::Fatal(error)),
         }
-        Ok(stored.unwrap_or_else(|| Book::empty(Arc::clone(&self.store), self.generation, partition)))
+        Ok(stored.unwrap_or_else(|| Book::empty(Arc::clone(&self.store), self.generation, partition, counting)))
     }
 }
 

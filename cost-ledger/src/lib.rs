@@ -4,6 +4,7 @@
 //! fold.rs        what each record means: pure, the same for whoever folds the same log
 //! entry.rs       the lines that are booked, and what a late end corrects
 //! cells.rs       rollups, folded only beyond the last record in them
+//! spending.rs    what tenants and users have spent and reserved, for the topic `budgets`
 //! book.rs        a partition's fold over its store; checkpoint.rs: its state as bytes
 //! sweep.rs       when a call without an end is declared unconfirmed
 //! start.rs       whether a checkpoint and a log belong together
@@ -33,6 +34,7 @@ mod fold;
 mod handler;
 mod metrics;
 mod open;
+mod spending;
 mod start;
 mod sweep;
 #[cfg(test)]
@@ -53,6 +55,7 @@ pub use crate::calls_log::{CallsLog, KafkaCalls, Trouble};
 pub use crate::entry::{ADJUSTED, FINISHED, UNCONFIRMED};
 pub use crate::failure::Failure;
 pub use crate::metrics::LedgerMetrics;
+pub use crate::spending::{Counting, Listed};
 pub use crate::worker::Settings;
 
 /// Name of the service and of its consumer group.
@@ -95,6 +98,7 @@ pub fn handler<L: CallsLog>(
     generation: u32,
     settings: Settings,
     metrics: LedgerMetrics,
+    counting: Counting,
     failure: Arc<Failure>,
 ) -> impl Handler {
     handler::LedgerHandler {
@@ -103,6 +107,7 @@ pub fn handler<L: CallsLog>(
         generation,
         settings,
         metrics,
+        counting,
         failure,
         workers: handler::Workers::default(),
     }
@@ -113,7 +118,7 @@ pub fn handler<L: CallsLog>(
 /// # Errors
 /// One sentence: it can not be read.
 pub fn open_calls(upto: i64, checkpoint: &[u8]) -> Result<usize, String> {
-    checkpoint::decode(upto, checkpoint).map(|fold| fold.open().len())
+    checkpoint::decode(upto, checkpoint).map(|(fold, _)| fold.open().len())
 }
 
 /// Runs the ledger until shutdown or failure.
@@ -126,13 +131,14 @@ pub async fn run(
     producer: Producer,
     store: Arc<dyn LedgerStore>,
     metrics: LedgerMetrics,
+    counting: Counting,
 ) -> Result<(), DriverError> {
     let stop = env.shutdown.child_token();
     let failure = Arc::new(Failure::new(stop.clone()));
     let env = StageEnv { shutdown: stop, ..env.clone() };
     let log = KafkaCalls::new(&env.kafka, env.codec.clone(), producer.clone())
         .map_err(|error| DriverError::Kafka(error.to_string()))?;
-    let handler = handler(log, store, env.kafka.generation, settings(config), metrics, Arc::clone(&failure));
+    let handler = handler(log, store, env.kafka.generation, settings(config), metrics, counting, Arc::clone(&failure));
     let result = run_handler(spec(), &env, handler).await;
     if let Err(error) = producer.flush(Duration::from_secs(5)).await {
         tracing::warn!(%error, "not everything sent was acknowledged");

@@ -37,6 +37,9 @@ pub struct OpenCall {
     pub currency: String,
     /// Upper bound of the provider's cost, nano-units.
     pub reserved_nanos: i64,
+    /// Upper bound of the customer's charge, nano-units; None in records of earlier releases. Not in the
+    /// row: earlier releases must be able to read it.
+    pub reserved_charge_nanos: Option<i64>,
 }
 
 impl OpenCall {
@@ -58,7 +61,14 @@ impl OpenCall {
             price_version: call.price_version.clone(),
             currency: call.currency.clone(),
             reserved_nanos: call.reserved_nanos,
+            reserved_charge_nanos: call.reserved_charge_nanos,
         }
+    }
+
+    /// What budgets hold for it until it ends.
+    #[must_use]
+    pub fn held_nanos(&self) -> i64 {
+        self.reserved_charge_nanos.unwrap_or(self.reserved_nanos)
     }
 
     /// The record that the ledger appends when the end is overdue. `now` in microseconds.
@@ -90,6 +100,8 @@ impl OpenCall {
             charge_nanos: 0,
             http_status: None,
             reason: Some("no end was seen by the deadline and the ledger's grace".to_owned()),
+            reserved_charge_nanos: self.reserved_charge_nanos,
+            provider_key: None,
         }
     }
 }
@@ -130,6 +142,7 @@ impl From<Row> for OpenCall {
             price_version,
             currency,
             reserved_nanos,
+            reserved_charge_nanos: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt};
 use millrace_schemas::{Call, now_micros};
@@ -23,6 +23,11 @@ use crate::sweep::{Next, Sweep};
 
 /// Records of one sweep on their way at a time.
 const APPENDS: usize = 64;
+
+/// Between two publications of changed spending, and of all of it: a former owner's last words may be the
+/// latest of some keys, and are outlived by that.
+const PUBLISH: Duration = Duration::from_millis(200);
+const PUBLISH_ALL: Duration = Duration::from_secs(300);
 
 /// Bounds and times.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +77,13 @@ pub struct Worker<L, J> {
     open_calls: OpenCalls,
     sweep: Sweep,
     sweeping: Option<Sweeping>,
+    /// What was published last and when all of it was; nothing yet, or not for sure.
+    published: Option<(i64, Instant)>,
+    publishing: Option<Publishing>,
 }
+
+/// Ends with what it published, if it did.
+type Publishing = Pin<Box<dyn Future<Output = (Option<(i64, Instant)>, Result<(), Trouble>)> + Send>>;
 
 type Sweeping = Pin<Box<dyn Future<Output = Swept> + Send>>;
 
@@ -107,6 +118,8 @@ impl<L: CallsLog, J: Job> Worker<L, J> {
             open_calls,
             sweep: Sweep::new(grace),
             sweeping: None,
+            published: None,
+            publishing: None,
         }
     }
 
@@ -124,10 +137,18 @@ impl<L: CallsLog, J: Job> Worker<L, J> {
     async fn work(&mut self) -> Result<(), String> {
         let mut ticks = tokio::time::interval(self.settings.flush_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut publications = tokio::time::interval(PUBLISH);
+        publications.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.open_calls.set(self.book.fold().open().len());
         loop {
             let sweeping = async {
                 match &mut self.sweeping {
+                    Some(step) => step.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let publishing = async {
+                match &mut self.publishing {
                     Some(step) => step.await,
                     None => std::future::pending().await,
                 }
@@ -144,6 +165,11 @@ impl<L: CallsLog, J: Job> Worker<L, J> {
                 swept = sweeping => {
                     self.sweeping = None;
                     self.swept(swept)?;
+                }
+                _ = publications.tick() => self.publish(),
+                published = publishing => {
+                    self.publishing = None;
+                    self.published(published)?;
                 }
             }
         }
@@ -226,6 +252,36 @@ impl<L: CallsLog, J: Job> Worker<L, J> {
         self.open_calls.set(self.book.fold().open().len());
         self.unsettled.drain(..).for_each(|(job, settled)| job.settle(settled));
         Ok(())
+    }
+
+    /// Begins to publish what was spent since the last time.
+    fn publish(&mut self) {
+        let upto = self.book.fold().upto();
+        if self.publishing.is_some() || !self.book.is_watched() {
+            return;
+        }
+        let last_whole = self.published.map(|(_, when)| when).filter(|when| when.elapsed() < PUBLISH_ALL);
+        if last_whole.is_some() && self.published.is_some_and(|(published, _)| published == upto) {
+            return;
+        }
+        let budgets = self.book.budgets(last_whole.is_none());
+        let (log, now) = (Arc::clone(&self.log), last_whole.unwrap_or_else(Instant::now));
+        self.publishing = Some(Box::pin(async move {
+            let result = log.publish(budgets).await;
+            (result.is_ok().then_some((upto, now)), result)
+        }));
+    }
+
+    fn published(&mut self, (what, result): (Option<(i64, Instant)>, Result<(), Trouble>)) -> Result<(), String> {
+        self.published = what;
+        match result {
+            Ok(()) => Ok(()),
+            Err(Trouble::Outage(error)) => {
+                tracing::warn!(error, partition = self.partition, "spending can not be published yet, trying again");
+                Ok(())
+            }
+            Err(Trouble::Fatal(error) | Trouble::Poison(error)) => Err(error),
+        }
     }
 
     fn sweep(&mut self) {

@@ -29,8 +29,34 @@ async fn call(registry: &Registry, method: Method, path: &str, body: Value) -> (
     (response.status().as_u16(), response.json().await.unwrap())
 }
 
+/// But for the schema's GUID.
 async fn check(registry: &Registry, method: Method, path: &str, body: Value, status: u16, expected: Value) {
-    assert_eq!(call(registry, method, path, body).await, (status, expected), "{path}");
+    let (answered, mut answer) = call(registry, method, path, body).await;
+    if let Value::Object(members) = &mut answer {
+        members.remove("guid");
+    }
+    assert_eq!((answered, answer), (status, expected), "{path}");
+}
+
+#[tokio::test]
+async fn a_schema_has_one_guid_and_is_found_by_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = Registry::start(directory.path(), 0).unwrap();
+    let register = async |subject: &str, text: &str| {
+        let path = format!("/subjects/{subject}/versions");
+        let (_, answer) = call(&registry, Method::POST, &path, json!({ "schema": text })).await;
+        answer["guid"].as_str().unwrap().to_owned()
+    };
+    let (one, two, again) = (register("s", ONE).await, register("s", TWO).await, register("t", ONE).await);
+    assert_eq!(one, again);
+    assert_ne!(one, two);
+    for (guid, text) in [(one, ONE), (two, TWO)] {
+        check(&registry, Method::GET, &format!("/schemas/guids/{guid}"), Value::Null, 200, json!({ "schema": text }))
+            .await;
+    }
+    check_error(&registry, Method::GET, "/schemas/guids/00000000-0000-0000-0000-000000000000", Value::Null, 40403)
+        .await;
+    registry.shutdown().await;
 }
 
 async fn check_error(registry: &Registry, method: Method, path: &str, body: Value, code: u64) {

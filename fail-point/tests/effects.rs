@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// Calls that change something, in the crates that services are made of.
-const EFFECTS: [&str; 14] = [
+const EFFECTS: [&str; 15] = [
     "client.send(base",         // Kafka: a record
     ".send_result(",            // Kafka: a record, by another of the binding's producers
     ".commit(&",                // Kafka: offsets
@@ -21,18 +21,20 @@ const EFFECTS: [&str; 14] = [
     ".upsert_points(",          // Qdrant
     ".delete_points(",          // Qdrant
     ".set_payload(",            // Qdrant
+    "http.execute(signed",      // an endpoint of a customer is told
 ];
 /// Kafka producers and clients for HTTP, which are made in these files and nowhere else: what goes out
 /// by them passes the points there.
-const DOORS: [(&str, &[&str]); 5] = [
-    ("ThreadedProducer<", &["stage/src/driver/producer.rs"]),
+const DOORS: [(&str, &[&str]); 6] = [
+    ("Polled<", &["stage/src/driver/producer.rs", "stage/src/driver/polled.rs"]),
+    ("BaseProducer", &["stage/src/driver/polled.rs"]),
+    ("ThreadedProducer<", &[]),
     ("FutureProducer", &[]),
-    ("BaseProducer", &[]),
-    ("reqwest::Client", &["provider/src"]),
+    ("reqwest::Client", &["provider/src", "webhooks/src/http.rs"]),
     ("hyper_util::client", &[]),
 ];
 /// What services are made of. The binary's tools are run by hand, and an operator runs them again.
-const CRATES: [&str; 11] = [
+const CRATES: [&str; 12] = [
     "stage",
     "storage",
     "provider",
@@ -42,6 +44,7 @@ const CRATES: [&str; 11] = [
     "inference-router",
     "moderator",
     "result-sink",
+    "webhooks",
     "cost-ledger",
     "indexer",
 ];

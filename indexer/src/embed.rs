@@ -31,10 +31,10 @@ impl<L: CallLog> Embedder for PaidEmbedder<L> {
         // The record waits outside: the driver tries it again.
         let slot = self
             .target
-            .slot_unless_open()
+            .slot_unless_open(&who.lane, &who.tenant)
             .await
             .map_err(|refused| EmbedError::Later { error: refused.to_string(), after: Some(refused.after) })?;
-        let call = self.ledger.start(record, who, &self.target, Operation::Embeddings, bounds).await?;
+        let call = self.ledger.start(record, who, &slot, Operation::Embeddings, bounds).await?;
         if record.assignment.is_cancelled() {
             self.ledger.not_sent(record, call, "the partition was taken away").await?;
             return Err(EmbedError::Later { error: "the partition was taken away".to_owned(), after: None });

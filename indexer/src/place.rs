@@ -67,6 +67,19 @@ impl fmt::Display for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millrace_mutate as mutate;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(mutate::cases(1_000))]
+
+        #[test]
+        fn any_text_is_a_place_or_none(text in mutate::text(&["1/2/3/4", "-1/-2/-3/-4"])) {
+            if let Some(place) = Place::parse(&text) {
+                prop_assert_eq!(Place::parse(&place.to_string()), Some(place));
+            }
+        }
+    }
 
     #[test]
     fn a_place_survives_its_text() {

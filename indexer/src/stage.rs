@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use millrace_admission::{Admission, DirectoryError, Principal, SYSTEM_TENANT, record};
+use millrace_admission::{Admission, Directory, Principal, SYSTEM_TENANT, record};
 use millrace_config::Config;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_prompt_builder::vectors;
 use millrace_provider::{CallMetrics, Ledgered, Providers};
-use millrace_schemas::{Codec, Document, SIGNATURE_HEADER, now_micros};
+use millrace_schemas::{Codec, Document, SIGNATURE_HEADER, VALUE_SCHEMA_ID_HEADER, now_micros, now_millis};
 use millrace_stage::{Plan, Poison, Producer, Received, Stage, StageError};
 use qdrant_client::QdrantError;
 
@@ -23,9 +23,6 @@ use crate::qdrant::QdrantPassages;
 /// Why an indexer can not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The tenants.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
     /// The embedding model has no price: it could not be accounted for.
     #[error(transparent)]
     NoPrice(#[from] PricingError),
@@ -51,6 +48,7 @@ pub struct Indexer {
 /// [`StartError`].
 pub fn stage(
     config: &Config,
+    directory: Directory,
     providers: &Providers,
     prices: Arc<PriceTable>,
     producer: Producer,
@@ -84,7 +82,7 @@ pub fn stage(
         batch: usize::try_from(knowledge.batch).unwrap_or(usize::MAX).max(1),
         locks: Locks::default(),
     };
-    Ok(Some(Indexer { admission: Admission::from_config(config)?, codec, index }))
+    Ok(Some(Indexer { admission: Admission::new(config, directory), codec, index }))
 }
 
 impl Stage for Indexer {
@@ -102,8 +100,12 @@ impl Stage for Indexer {
 impl Indexer {
     fn prove(&self, record: &Received) -> Result<Principal, StageError> {
         let signature = record.header(SIGNATURE_HEADER);
-        let proven = self.admission.directory().verify_record(&record.at.topic, signature, &record.value);
-        proven.map_err(|refusal| poisoned(poison(SYSTEM_TENANT, refusal.code(), refusal.to_string())))
+        let proven =
+            self.admission.directory().verify_record(&record.at.topic, signature, &record.value, record.timestamp);
+        proven.map_err(|refusal| match refusal.may_pass(record.timestamp, now_millis()) {
+            true => StageError::retry(refusal.to_string()),
+            false => poisoned(poison(SYSTEM_TENANT, refusal.code(), refusal.to_string())),
+        })
     }
 
     async fn read(&self, record: &Received, principal: &Principal) -> Result<Document, StageError> {
@@ -113,7 +115,8 @@ impl Indexer {
                 "A document is not read as JSON: write it as Avro, millrace.v1.Document.".to_owned(),
             ));
         }
-        match self.codec.decode(&record.value).await {
+        let schema = record.header_bytes(VALUE_SCHEMA_ID_HEADER);
+        match self.codec.decode_record(schema, &record.value).await {
             Ok(document) => Ok(document),
             Err(error) if error.is_outage() => Err(StageError::retry(error.to_string())),
             Err(error) => Err(undecodable(format!("The record can not be read: {error}."))),

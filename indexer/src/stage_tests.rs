@@ -172,7 +172,7 @@ fn received(offset: i64, value: Vec<u8>, headers: &[(&str, &str)]) -> Received {
 impl Bench {
     fn signed(&self, secret: &str, offset: i64, document: &Document) -> Received {
         let value = self.indexer.codec.encode(document).unwrap();
-        let principal = self.indexer.admission.directory().verify_key(secret).unwrap();
+        let principal = self.indexer.admission.directory().verify_key(secret, 0).unwrap();
         let signature = self.indexer.admission.directory().sign(&principal, &value).unwrap();
         received(offset, value, &[(SIGNATURE_HEADER, &signature)])
     }
@@ -426,7 +426,7 @@ async fn records_that_can_never_be_indexed_are_dead_letters() {
     let value = bench.indexer.codec.encode(&document(ONE)).unwrap();
     check(received(1, value.clone(), &[]), "unknown_tenant", SYSTEM_TENANT).await;
     check(received(1, value, &[(SIGNATURE_HEADER, "v1:acme/k1:00")]), "invalid_signature", SYSTEM_TENANT).await;
-    let principal = bench.indexer.admission.directory().verify_key("sk-a").unwrap();
+    let principal = bench.indexer.admission.directory().verify_key("sk-a", 0).unwrap();
     let rubbish = b"{\"text\":\"x\"}".to_vec();
     let signature = bench.indexer.admission.directory().sign(&principal, &rubbish).unwrap();
     check(received(1, rubbish.clone(), &[(SIGNATURE_HEADER, &signature)]), "undecodable", "acme").await;

@@ -3,12 +3,14 @@
 
 use millrace_admission::{EditableBody, replies};
 use millrace_chat_stream::Chunk;
-use millrace_rules::Compiled;
-use millrace_schemas::{Codec, Meta, Prompt, ReplyChunk, topics};
+use millrace_response_stream::Event;
+use millrace_rules::{Compiled, Placeholders};
+use millrace_schemas::{Codec, Meta, Operation, Prompt, ReplyChunk, topics};
 use millrace_stage::{Outgoing, Producer, Received, To};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
 use tokio::sync::mpsc;
 
+use crate::response_view::ResponseView;
 use crate::view::View;
 
 /// Events of one call that wait for the record before to be acknowledged.
@@ -30,7 +32,14 @@ pub(crate) struct Reader<'a> {
     record: &'a Received,
     meta: &'a Meta,
     replica: &'a str,
-    view: View,
+    view: Eyes,
+}
+
+/// What is seen of which operation's answers.
+#[derive(Clone)]
+enum Eyes {
+    Chat(Box<View>),
+    Response(Box<ResponseView>),
 }
 
 impl<'a> Reader<'a> {
@@ -39,12 +48,21 @@ impl<'a> Reader<'a> {
         replies: &'a Replies,
         record: &'a Received,
         prompt: &'a Prompt,
+        operation: Operation,
         body: &EditableBody,
-        rules: Option<&'a Compiled>,
+        (rules, placeholders): (Option<&'a Compiled>, &Placeholders),
     ) -> Option<Self> {
         let (replica, rules) = (prompt.meta.reply_replica.as_deref()?, rules?);
-        let with_usage = millrace_admission::Stream::read(body).ok()??.with_usage;
-        let view = View::new(rules, with_usage)?;
+        let view = match operation {
+            Operation::Chat => {
+                let with_usage = millrace_admission::Stream::read(body).ok()??.with_usage;
+                Eyes::Chat(Box::new(View::new(rules, placeholders, with_usage)?))
+            }
+            Operation::Responses if body.get("stream") == Some("true") => {
+                Eyes::Response(Box::new(ResponseView::new(rules, placeholders, &prompt.meta.request_id, body)?))
+            }
+            Operation::Responses | Operation::Embeddings => return None,
+        };
         Some(Self { replies, record, meta: &prompt.meta, replica, view })
     }
 
@@ -71,17 +89,34 @@ impl<'a> Reader<'a> {
 
 /// Passes on what one call brings.
 pub(crate) struct Along {
-    view: View,
+    view: Eyes,
     /// None from the first event on that had no room.
     events: Option<mpsc::Sender<String>>,
 }
 
 impl Along {
-    /// Shows a chunk, `data` as JSON. Never waits.
-    pub(crate) fn see(&mut self, data: &str, chunk: &Chunk) {
+    /// Shows a chunk of a chat, `data` as JSON. Never waits.
+    pub(crate) fn see_chunk(&mut self, data: &str, chunk: &Chunk) {
+        let seen = match &mut self.view {
+            Eyes::Chat(view) => view.see(data, chunk),
+            Eyes::Response(_) => Vec::new(),
+        };
+        self.pass_on(seen);
+    }
+
+    /// Shows an event of a response, `data` as JSON. Never waits.
+    pub(crate) fn see_event(&mut self, data: &str, event: &Event) {
+        let seen = match &mut self.view {
+            Eyes::Response(view) => view.see(data, event),
+            Eyes::Chat(_) => Vec::new(),
+        };
+        self.pass_on(seen);
+    }
+
+    fn pass_on(&mut self, seen: Vec<String>) {
         let Some(events) = &self.events else { return };
         let passed = |event: String| event.len() <= EVENT_LIMIT && events.try_send(event).is_ok();
-        if !self.view.see(data, chunk).into_iter().all(passed) {
+        if !seen.into_iter().all(passed) {
             self.events = None;
         }
     }

@@ -69,7 +69,7 @@ async fn every_wait_ends_when_the_request_is_taken_back() {
     let faults = json!([{"then": {"kind": "rate_limited", "retry_after_ms": 30_000}}]);
     let setup = Setup::new(faults, |provider| provider.max_concurrency = 1).await;
     // For a place.
-    let held = setup.router.providers.target("large").expect("configured").slot().await;
+    let held = setup.router.providers.target("large").expect("configured").slot("interactive", "acme").await;
     let prompt = long_prompt();
     let (router, asked) = (setup.router.clone(), prompt.clone());
     let waiting = tokio::spawn(async move { answer(&router, &record(Vec::new()), &asked).await });
@@ -104,12 +104,12 @@ impl CallLog for Meanwhile {
 #[tokio::test]
 async fn a_call_that_was_announced_is_not_sent_any_more() {
     let setup = Setup::new(json!([]), |_| ()).await;
-    let Router { providers, ledger, cancellations, streams } = setup.router.clone();
+    let Router { providers, ledger, cancellations, budgets, streams } = setup.router.clone();
     let prompt = long_prompt();
     let log = Meanwhile(setup.log.clone(), cancellations.clone(), prompt.clone());
     let metrics = CallMetrics::register(&prometheus::Registry::new()).expect("registered once");
     let ledger = Ledgered::on(log, ledger.prices().clone().into(), metrics);
-    let router = Router { providers, ledger, cancellations, streams };
+    let router = Router { providers, ledger, cancellations, budgets, streams };
     let verdict = answer(&router, &record(Vec::new()), &prompt).await.expect("an end");
     assert_eq!((code(&verdict), verdict.bill.len()), ("request_cancelled", 0));
     assert_eq!(setup.entries(), ["started sim-large", "not_sent sim-large"]);

@@ -27,14 +27,14 @@ impl Verdict {
 
 /// The completion of a prompt; `taken` and `now` are microseconds since the epoch.
 pub(crate) fn of_prompt(prompt: Prompt, verdict: Verdict, taken: i64, now: i64) -> Completion {
-    let Prompt { meta, model, rule_set, mut bill, mut stages, .. } = prompt;
+    let Prompt { meta, model, rule_set, mut bill, mut stages, prompt_moderation, .. } = prompt;
     bill.extend(verdict.bill);
     stages.push(StageTime { stage: STAGE.to_owned(), started_at: taken, finished_at: now });
     let (response, provider, ended) = match verdict.result {
         Ok((response, provider)) => (Some(response), Some(provider), None),
         Err(ended) => (None, None, Some(ended)),
     };
-    Completion { meta, response, model, provider, rule_set, ended, bill, stages }
+    Completion { meta, response, model, provider, rule_set, ended, bill, stages, prompt_moderation }
 }
 
 /// The failed completion of a record that can not be read: what its headers say is all there is.
@@ -67,6 +67,7 @@ pub(crate) fn of_unreadable(record: &Received, lane: Lane, ended: Ended, taken: 
         ended: Some(ended),
         bill: Vec::new(),
         stages: vec![StageTime { stage: STAGE.to_owned(), started_at: taken, finished_at: now }],
+        prompt_moderation: None,
     }
 }
 
@@ -85,7 +86,7 @@ pub(crate) fn finished_calls(completion: &Completion) -> Vec<Call> {
 #[cfg(test)]
 pub(crate) mod tests {
     use millrace_provider::{FAILED, UNCONFIRMED};
-    use millrace_schemas::{CallKind, Coordinates, Source};
+    use millrace_schemas::{CallKind, Coordinates, PromptModeration, Source};
 
     use super::*;
 
@@ -128,6 +129,12 @@ pub(crate) mod tests {
             ended: None,
             bill: vec![line("call_embed", EMBEDDINGS, FINISHED)],
             stages: vec![StageTime { stage: "prompt-builder".to_owned(), started_at: 1, finished_at: 2 }],
+            prompt_moderation: Some(PromptModeration {
+                action: "allow".to_owned(),
+                rules_version: "v".to_owned(),
+                hits: vec!["coats".to_owned()],
+            }),
+            placeholders: BTreeMap::new(),
         }
     }
 
@@ -154,7 +161,7 @@ pub(crate) mod tests {
             bill: vec![line("call_2", CHAT, FAILED), line("call_3", CHAT, FINISHED)],
         };
         let completion = of_prompt(prompt.clone(), verdict, 10, 20);
-        assert_eq!(completion.meta, prompt.meta);
+        assert_eq!((&completion.meta, &completion.prompt_moderation), (&prompt.meta, &prompt.prompt_moderation));
         assert_eq!((completion.model.as_str(), completion.rule_set.as_str()), ("small", "strict"));
         assert_eq!((completion.response.as_deref(), completion.provider.as_deref()), (Some(&b"{}"[..]), Some("sim")));
         let ids: Vec<&str> = completion.bill.iter().map(|line| line.call_id.as_str()).collect();

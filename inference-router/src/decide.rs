@@ -6,6 +6,8 @@
 //!   It is tried again, with full jitter and never before the provider's `Retry-After`, for as long
 //!   as the request's deadline allows. After `max_attempts` such tries in a row, or when the
 //!   provider asks for a long wait, the next target gets its turn, and so on in a circle.
+//! - **A key of a pool was refused or has made too many calls**: the call is made again with whatever key has room, and when
+//!   none has for a while, at the next target. It is no try of the request's.
 //! - **A lost answer** may have been paid for, so `max_attempts` bounds how many a target may lose;
 //!   then it is out.
 //! - **The operator's fault** (the provider refuses our key, our account, or does not know the model
@@ -97,6 +99,8 @@ impl Attempts {
     pub(crate) fn next_step(&mut self, error: &CallError, now: i64, deadline: i64, random: f64) -> Step {
         let tried = &mut self.tries[self.current];
         let asked = match error {
+            // Its keys wait, if any must: see where slots are given.
+            CallError::Answered(refusal) if refusal.of_key => return Step::Call { after: Duration::ZERO },
             CallError::Answered(refusal) if refusal.retryable => {
                 tried.outages += 1;
                 refusal.retry_after
@@ -228,6 +232,7 @@ mod tests {
             param: Some("messages".to_owned()),
             retry_after: wait.map(Duration::from_millis),
             retryable: matches!(status, 408 | 409 | 429 | 500..) && code != Some("insufficient_quota"),
+            of_key: false,
         })
     }
 
@@ -275,6 +280,16 @@ mod tests {
             }
         }
         check(&[2], 1_500, &outages[..3], &["0@250", "0@500", "502 provider_unavailable"]);
+    }
+
+    #[test]
+    fn a_key_that_is_refused_is_no_try_of_the_requests() {
+        let of_key = |status: u16| match refusal(status, None, Some(60_000)) {
+            CallError::Answered(refusal) => CallError::Answered(Refusal { of_key: true, ..refusal }),
+            other @ (CallError::NotSent(_) | CallError::Lost(_)) => other,
+        };
+        let refused = [of_key(401), of_key(429), of_key(403), of_key(429)];
+        check(&[1, 1], 600_000, &refused, &["0@0"; 4]);
     }
 
     #[test]

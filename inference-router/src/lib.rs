@@ -9,6 +9,7 @@
 //! - A cancelled request is not asked about, and a call that is on its way for it is broken off.
 //! - `decide.rs` says what follows a failed call: retry, fail over, or end. It does no I/O.
 //! - `entry.rs` waits for a target that lets a call through.
+//! - `budget.rs` waits for room in the budgets of whoever asks, or ends the request for want of it.
 //! - `along.rs` passes on to a client that reads along what it may see, which `view.rs` decides.
 //! - `router.rs` makes the calls; `completion.rs` says what is written.
 //!
@@ -16,6 +17,7 @@
 //! twice. What follows a completion is a function of the completion, so recovery writes the same.
 
 mod along;
+mod budget;
 #[cfg(test)]
 mod cancel_tests;
 mod completion;
@@ -24,6 +26,8 @@ mod entry;
 #[cfg(test)]
 mod outage_tests;
 mod request;
+mod response_view;
+mod restore;
 mod router;
 mod stage;
 #[cfg(test)]

@@ -59,6 +59,7 @@ async fn two_providers(faults: Value, adapt: impl FnOnce(&mut ProviderConfig)) -
         providers: Providers::new(&config).expect("providers"),
         ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in()), metrics),
         cancellations: Cancellations::default(),
+        budgets: millrace_budgets::Budgets::none(),
         streams: None,
     };
     TwoProviders { away, other, log, router }

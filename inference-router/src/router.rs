@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_admission::EditableBody;
+use millrace_admission::{EditableBody, responses};
+use millrace_budgets::{Budgets, Reservation};
 use millrace_cancellation::{Cancellations, Watch};
 use millrace_chat_stream::Chunk;
 use millrace_provider::{Answer, Bounds, CallError, CallLog, Ledgered, Providers, Slot, Target, Usage, Who, tokens};
-use millrace_rules::Compiled;
-use millrace_schemas::{ANSWER_LIMIT, CallLine, Ended, Operation, Prompt, now_millis};
+use millrace_response_stream::Event;
+use millrace_rules::{Compiled, Placeholders};
+use millrace_schemas::{ANSWER_LIMIT, CallLine, Ended, Operation, Prompt, now_millis, time_until};
 use millrace_stage::core::jitter;
 use millrace_stage::{Received, StageError};
 use serde_json::value::RawValue;
@@ -16,8 +18,9 @@ use serde_json::value::RawValue;
 use crate::along::{Reader, Replies};
 use crate::completion::Verdict;
 use crate::decide::{Attempts, Step, failed};
-use crate::entry::{enter, until};
+use crate::entry::enter;
 use crate::request;
+use crate::restore::restored;
 
 /// At most this many refused calls stand on one bill; `calls` has them all. An outage of a day must
 /// not make a record too large to be written.
@@ -29,6 +32,7 @@ pub(crate) struct Router<L> {
     pub providers: Providers,
     pub ledger: Ledgered<L>,
     pub cancellations: Cancellations,
+    pub budgets: Budgets,
     pub streams: Option<Streams>,
 }
 
@@ -41,12 +45,14 @@ pub(crate) struct Streams {
 }
 
 /// One prompt on its way through its targets.
-struct Work<'a> {
-    record: &'a Received,
-    prompt: &'a Prompt,
+pub(crate) struct Work<'a> {
+    pub record: &'a Received,
+    pub prompt: &'a Prompt,
     operation: Operation,
-    who: Who,
-    watch: Watch,
+    /// What is put back into the answer.
+    placeholders: Placeholders,
+    pub who: Who,
+    pub watch: Watch,
     bill: Vec<CallLine>,
     refused: usize,
 }
@@ -80,23 +86,33 @@ impl<L: CallLog> Router<L> {
             }));
         }
         let watch = self.cancellations.watch(&prompt.meta.tenant, &prompt.meta.request_id);
-        let mut work =
-            Work { record, prompt, operation, who: Who::of(&prompt.meta), watch, bill: Vec::new(), refused: 0 };
-        let reader = match operation {
-            Operation::Chat => self.reader(record, prompt, body),
-            Operation::Embeddings => None,
+        let mut work = Work {
+            record,
+            prompt,
+            operation,
+            placeholders: prompt.placeholders.clone().into_iter().collect(),
+            who: Who::of(&prompt.meta),
+            watch,
+            bill: Vec::new(),
+            refused: 0,
         };
+        let reader = self.reader(&work, body);
         let mut attempts = Attempts::new(route.iter().map(|target| target.max_attempts));
         let deadline = prompt.meta.deadline;
         loop {
+            // Before the slot: whoever waits for room in a budget must not hold back another's call.
+            let reservation = match work.reserve(&self.budgets, &self.ledger, route).await {
+                Ok(reservation) => reservation,
+                Err(ended) => return Ok(work.ended(ended)),
+            };
             let slot = match work.wait(route, &mut attempts).await {
                 Ok(slot) => slot,
                 Err(ended) => return Ok(work.ended(ended)),
             };
             let target = &route[attempts.target()];
-            let request = request::for_provider(body, &target.model, reader.is_some());
-            let error = match self.attempt(&mut work, slot, &request, reader.as_ref()).await? {
-                Attempt::Answered(answer) => return Ok(work.answered(answer, target)),
+            let request = request::for_provider(operation, body, &target.model, reader.is_some());
+            let error = match self.attempt(&mut work, (slot, reservation), &request, reader.as_ref()).await? {
+                Attempt::Answered(answer) => return Ok(work.answered(answer, body, target)),
                 Attempt::Ended(ended) => return Ok(work.ended(ended)),
                 Attempt::Failed(error) => error,
             };
@@ -116,27 +132,29 @@ impl<L: CallLog> Router<L> {
     }
 
     /// Whoever reads the answer along, as far as that is allowed.
-    fn reader<'a>(&'a self, record: &'a Received, prompt: &'a Prompt, body: &EditableBody) -> Option<Reader<'a>> {
+    fn reader<'a>(&'a self, work: &Work<'a>, body: &EditableBody) -> Option<Reader<'a>> {
         let Streams { replies, rules } = self.streams.as_ref()?;
-        Reader::of(replies, record, prompt, body, rules.get(&prompt.rule_set))
+        let held_to = (rules.get(&work.prompt.rule_set), &work.placeholders);
+        Reader::of(replies, work.record, work.prompt, work.operation, body, held_to)
     }
 
     /// One call, recorded before and after.
     async fn attempt(
         &self,
         work: &mut Work<'_>,
-        slot: Slot,
+        (slot, reservation): (Slot, Reservation),
         request: &RawValue,
         reader: Option<&Reader<'_>>,
     ) -> Result<Attempt, StageError> {
         let target = slot.target().clone();
         let bounds = work.bounds(&target);
-        let call = self.ledger.start(work.record, &work.who, &target, work.operation, bounds).await?;
+        let call = self.ledger.start(work.record, &work.who, &slot, work.operation, bounds).await?;
+        reservation.started();
         if work.record.assignment.is_cancelled() {
             self.ledger.not_sent(work.record, call, "the partition was taken away").await?;
             return Err(StageError::retry("the partition was taken away"));
         }
-        if until(work.prompt.meta.deadline).is_none() {
+        if time_until(work.prompt.meta.deadline).is_none() {
             self.ledger.not_sent(work.record, call, "the deadline passed").await?;
             return Ok(Attempt::Ended(Ended::expired(TOO_LATE)));
         }
@@ -146,9 +164,14 @@ impl<L: CallLog> Router<L> {
         }
         let asked = async {
             match reader {
+                Some(reader) if work.operation == Operation::Responses => {
+                    let mut along = reader.begin(call.id());
+                    let see = |data: &str, event: &Event| along.see_event(data, event);
+                    slot.response_streamed(request, call.id(), bounds.timeout, see).await
+                }
                 Some(reader) => {
                     let mut along = reader.begin(call.id());
-                    let see = |data: &str, chunk: &Chunk| along.see(data, chunk);
+                    let see = |data: &str, chunk: &Chunk| along.see_chunk(data, chunk);
                     slot.chat_streamed(request, call.id(), bounds.timeout, see).await
                 }
                 None => slot.ask(work.operation, request, call.id(), bounds.timeout).await,
@@ -193,18 +216,18 @@ impl Work<'_> {
             return Err(Ended::cancelled());
         }
         let too_late = || Ended::expired(TOO_LATE);
-        let left = until(self.prompt.meta.deadline).ok_or_else(too_late)?;
+        let left = time_until(self.prompt.meta.deadline).ok_or_else(too_late)?;
         tokio::select! {
-            slot = tokio::time::timeout(left, enter(route, attempts)) => slot.map_err(|_| too_late()),
+            slot = tokio::time::timeout(left, enter(&self.prompt.meta, route, attempts)) => slot.map_err(|_| too_late()),
             () = self.watch.cancelled() => Err(Ended::cancelled()),
         }
     }
 
-    fn bounds(&self, target: &Target) -> Bounds {
+    pub(crate) fn bounds(&self, target: &Target) -> Bounds {
         Bounds {
             input_tokens: self.prompt.prompt_tokens,
             output_tokens: self.prompt.max_output_tokens.saturating_mul(i64::from(self.prompt.choices.max(1))),
-            timeout: until(self.prompt.meta.deadline).unwrap_or_default().min(target.timeout),
+            timeout: time_until(self.prompt.meta.deadline).unwrap_or_default().min(target.timeout),
         }
     }
 
@@ -220,7 +243,17 @@ impl Work<'_> {
         }
     }
 
-    fn answered(self, answer: Answer, target: &Target) -> Verdict {
+    fn answered(self, mut answer: Answer, asked: &EditableBody, target: &Target) -> Verdict {
+        let Some(restored) = restored(self.operation, answer.body, &self.placeholders) else {
+            let message = "The model's answer is too large with the values that were redacted. Ask for a shorter one.";
+            return self.ended(failed(502, "response_too_large", "api_error", message.to_owned()));
+        };
+        answer.body = restored;
+        if self.operation == Operation::Responses {
+            // What is no response stays as it is: the moderator says so.
+            let named = responses::answer(answer.body.clone(), &self.prompt.meta.request_id, asked);
+            answer.body = named.unwrap_or(answer.body);
+        }
         if answer.body.len() > ANSWER_LIMIT {
             let message = format!(
                 "The model's answer has {} bytes, more than the {ANSWER_LIMIT} that are passed on. Ask for a shorter one.",

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_admission::EditableBody;
+use millrace_budgets::Budgets;
 use millrace_cancellation::Cancellations;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
 use millrace_rules::Compiled;
-use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Operation, Prompt, now_micros, topics};
+use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Operation, Prompt, now_micros, time_until, topics};
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError};
 
 use crate::along::Replies;
 use crate::completion::{Verdict, finished_calls, of_prompt, of_unreadable};
 use crate::decide::failed;
-use crate::entry::until;
 use crate::router::{Router, Streams, TOO_LATE};
 
 /// `prompts.L` -> `calls` + `completions.L`. Made by [`crate::stage`].
@@ -42,6 +42,8 @@ pub struct Deps {
     pub metrics: CallMetrics,
     /// Which requests were taken back.
     pub cancellations: Cancellations,
+    /// What may be spent.
+    pub budgets: Budgets,
 }
 
 /// The stage of one lane.
@@ -49,7 +51,7 @@ pub struct Deps {
 /// # Errors
 /// When a model has no price: it could not be accounted for, so it is not served.
 pub fn stage(deps: Deps, lane: Lane) -> Result<InferenceRouter, PricingError> {
-    let Deps { providers, prices, producer, hints, codec, rules, metrics, cancellations } = deps;
+    let Deps { providers, prices, producer, hints, codec, rules, metrics, cancellations, budgets } = deps;
     let now = now_micros() / 1000;
     for target in providers.models() {
         prices.price(&target.provider, &target.model, now)?;
@@ -57,7 +59,7 @@ pub fn stage(deps: Deps, lane: Lane) -> Result<InferenceRouter, PricingError> {
     let ledger = Ledgered::new(producer, codec.clone(), prices, metrics);
     let replies = Replies { producer: hints, codec: codec.clone() };
     let streams = Some(Streams { replies, rules: Arc::new(rules) });
-    Ok(InferenceRouter { router: Router { providers, ledger, cancellations, streams }, codec, lane })
+    Ok(InferenceRouter { router: Router { providers, ledger, cancellations, budgets, streams }, codec, lane })
 }
 
 impl Stage for InferenceRouter {
@@ -103,7 +105,7 @@ fn judge(prompt: &Prompt) -> Next {
     if let Some(ended) = &prompt.ended {
         return Next::Ended(ended.clone());
     }
-    if until(prompt.meta.deadline).is_none() {
+    if time_until(prompt.meta.deadline).is_none() {
         return Next::Ended(Ended::expired(TOO_LATE));
     }
     let Ok(operation) = prompt.meta.operation.parse() else {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_admission::EditableBody;
+use millrace_budgets::Budgets;
 use millrace_cancellation::Cancellations;
 use millrace_config::{Config, ModelConfig, ProviderConfig};
 use millrace_pricing::PriceTable;
@@ -64,6 +65,7 @@ impl Setup {
             providers: Providers::new(&config).expect("providers"),
             ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in()), metrics),
             cancellations: Cancellations::default(),
+            budgets: Budgets::none(),
             streams: None,
         };
         Self { server, log, router, registry }
@@ -221,7 +223,7 @@ async fn nothing_is_sent_for_a_partition_that_was_taken_away() {
 #[tokio::test]
 async fn waiting_for_the_providers_limit_ends_at_the_deadline_without_a_call() {
     let setup = Setup::new(json!([]), |provider| provider.max_concurrency = 1).await;
-    let held = setup.router.providers.target("large").expect("configured").slot().await;
+    let held = setup.router.providers.target("large").expect("configured").slot("interactive", "acme").await;
     let verdict = setup.ask("large", Duration::from_millis(100)).await;
     assert_eq!((code(&verdict), setup.entries().len()), ("deadline_exceeded", 0));
     drop(held);

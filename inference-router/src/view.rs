@@ -1,22 +1,24 @@
 //! What a client that reads along may see of the chunks that a provider sends.
 //!
-//! Never what ends a choice, and never the usage: those come from the outcome. Where rules redact, only the
-//! contents are seen, and as much of them as nothing that follows can change; everything else comes with the
-//! outcome, too.
+//! Never what ends a choice, and never the usage: those come from the outcome. Where rules redact, or values are put back
+//! (see `restore.rs`), only the contents are seen, and as much of them as nothing that follows can change; everything
+//! else comes with the outcome, too.
 
 use std::collections::BTreeMap;
 
 use millrace_admission::EditableBody;
 use millrace_chat_stream::Chunk;
-use millrace_rules::{Compiled, Redactor, Streaming};
+use millrace_rules::{Compiled, Placeholders, Redactor};
 use serde_json::{Map, Value, json};
+
+use crate::restore::redactor;
 
 /// The eyes of one client on one call.
 #[derive(Clone)]
 pub(crate) struct View {
     /// Whether the client asked for the usage: then each chunk says that it has none.
     with_usage: bool,
-    rules: Option<Compiled>,
+    redactor: Option<Redactor>,
     redactors: BTreeMap<u64, Redactor>,
     /// What was seen before something was said: it waits, so that an answer which is begun anew has not begun yet.
     opening: Option<Vec<String>>,
@@ -25,13 +27,9 @@ pub(crate) struct View {
 
 impl View {
     /// `None` when the rules let nothing be seen before it is whole.
-    pub(crate) fn new(rules: &Compiled, with_usage: bool) -> Option<Self> {
-        let rules = match rules.streaming() {
-            Streaming::Free => None,
-            Streaming::HeldBack => Some(rules.clone()),
-            Streaming::Whole => return None,
-        };
-        Some(Self { with_usage, rules, redactors: BTreeMap::new(), opening: Some(Vec::new()), closed: false })
+    pub(crate) fn new(rules: &Compiled, placeholders: &Placeholders, with_usage: bool) -> Option<Self> {
+        let redactor = redactor(rules, placeholders)?;
+        Some(Self { with_usage, redactor, redactors: BTreeMap::new(), opening: Some(Vec::new()), closed: false })
     }
 
     /// The events that are seen of a chunk, `data` as JSON.
@@ -57,9 +55,9 @@ impl View {
         if chunk.choices().is_empty() {
             return None;
         }
-        if let Some(rules) = &self.rules {
+        if let Some(redactor) = &self.redactor {
             let choices: Vec<Value> =
-                chunk.choices().iter().filter_map(|choice| redacted(rules, &mut self.redactors, choice)).collect();
+                chunk.choices().iter().filter_map(|choice| redacted(redactor, &mut self.redactors, choice)).collect();
             let passed = chunk.with_choices(choices);
             let says_something = passed.says_something();
             return (!passed.choices().is_empty()).then(|| (self.without_usage(&passed.to_json()), says_something));
@@ -79,11 +77,11 @@ impl View {
 }
 
 /// What passes of a choice's content.
-fn redacted(rules: &Compiled, redactors: &mut BTreeMap<u64, Redactor>, choice: &Value) -> Option<Value> {
+fn redacted(new: &Redactor, redactors: &mut BTreeMap<u64, Redactor>, choice: &Value) -> Option<Value> {
     let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
     let piece = choice.pointer("/delta/content")?.as_str()?;
     let is_first = !redactors.contains_key(&index);
-    let redactor = redactors.entry(index).or_insert_with(|| Redactor::new(rules));
+    let redactor = redactors.entry(index).or_insert_with(|| new.clone());
     let passes = redactor.push(piece);
     let mut delta = Map::new();
     if is_first {
@@ -104,7 +102,11 @@ mod tests {
     use super::*;
 
     fn view(rules: &str, with_usage: bool) -> Option<View> {
-        View::new(&rules.parse::<RuleSet>().expect("rules").compile().expect("rules"), with_usage)
+        View::new(
+            &rules.parse::<RuleSet>().expect("rules").compile().expect("rules"),
+            &Placeholders::default(),
+            with_usage,
+        )
     }
 
     fn see(view: &mut View, data: &str) -> Vec<String> {
@@ -158,5 +160,35 @@ mod tests {
     fn where_a_rule_blocks_nothing_is_seen() {
         assert!(view(r#"terms = [{ name = "t", words = ["x"], action = "block" }]"#, false).is_none());
         assert!(view(r#"terms = [{ name = "t", words = ["x"], action = "allow" }]"#, false).is_some());
+    }
+
+    #[test]
+    fn values_are_put_back_before_anybody_sees_their_placeholders() {
+        let placeholders = || Placeholders::from_iter([("[EMAIL_1]".to_owned(), "a@x.org".to_owned())]);
+        for (rules, name) in [("", "a@x.org"), (r#"pii = { email = "redact" }"#, "[EMAIL]")] {
+            let rules = rules.parse::<RuleSet>().expect("rules").compile().expect("rules");
+            let mut view = View::new(&rules, &placeholders(), false).expect("a view");
+            let (mut whole, mut sent) = (Whole::default(), Whole::default());
+            let mut seen = Vec::new();
+            for piece in
+                ["I wrote to [EM", "AIL_1", "], and [1", "] to [EMAIL_2] and [", "EMAIL_1] again, as you said.", "!"]
+            {
+                let finish = if piece == "!" { Value::from("stop") } else { Value::Null };
+                let chunk = json!({ "id": "x", "choices": [{ "index": 0, "delta": { "content": piece }, "finish_reason": finish }] });
+                seen.extend(see(&mut view, &chunk.to_string()));
+                whole.add(Chunk::parse(&chunk.to_string()).expect("a chunk"));
+            }
+            assert!(!seen.concat().contains("EMAIL_1"), "{seen:?}");
+            seen.iter().for_each(|event| sent.add(Chunk::parse(event).expect("a chunk")));
+            let restored =
+                crate::restore::restored(millrace_schemas::Operation::Chat, whole.to_completion(), &placeholders());
+            let restored = restored.expect("not too large");
+            let moderated = rules.apply_to_chat_completion(&restored).expect("a completion").body.unwrap_or(restored);
+            let expected = format!("I wrote to {name}, and [1] to [EMAIL_2] and {name} again, as you said.!");
+            assert!(String::from_utf8_lossy(&moderated).contains(&expected), "{}", String::from_utf8_lossy(&moderated));
+            let left = rest(&moderated, &sent, false).expect("what was seen is its beginning");
+            let told = String::from_utf8(sent.to_completion()).expect("UTF-8");
+            assert!(told.contains(&format!("I wrote to {name}, and")) && !left.is_empty(), "{told}, then {left:?}");
+        }
     }
 }

@@ -1,15 +1,19 @@
 //! Accepting a request: judge, write, wait for the broker's word; then wait for the outcome.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_admission::{Admitted, Arrival, EditableBody, Principal, Stream};
-use millrace_schemas::{Codec, Lane, Outcome, Request, SIGNATURE_HEADER, derived_uuid, now_micros, topics};
+use millrace_budgets::{Caller, Standing};
+use millrace_schemas::{Codec, Lane, Outcome, Request, SIGNATURE_HEADER, now_micros, time_until, topics};
 use millrace_stage::{Outgoing, ProduceError, To};
 
 use crate::error::ApiError;
+use crate::limits::Granted;
 use crate::replies::Waiter;
 use crate::retry::Retries;
 use crate::run::Ingress;
+use crate::together::partition_of;
+use crate::{limits, outcome};
 
 /// First and longest time between two looks into the store while a client waits.
 const STORE_POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -28,6 +32,21 @@ pub(crate) struct Accepted {
     pub since: i64,
     /// When the store is asked for the first time: at once where the outcome may be there.
     pub first_look: Duration,
+    /// What it took of its limits.
+    pub granted: Granted,
+    /// What was left of its budgets when it came.
+    pub budget: Option<Standing>,
+}
+
+impl Accepted {
+    /// The headers that tell a client what is left of its limits and budgets.
+    pub fn left(&self) -> Vec<(&'static str, String)> {
+        let budget = self.budget.as_ref().map(|budget| {
+            let left = outcome::format_nanos(budget.remaining_nanos, &budget.currency);
+            ("x-millrace-budget-remaining", left)
+        });
+        limits::headers(&self.granted.standing).into_iter().chain(budget).collect()
+    }
 }
 
 impl Ingress {
@@ -50,11 +69,20 @@ impl Ingress {
             .admit(principal, judged, &arrival)
             // No record is written, so its id would name nothing.
             .map_err(|rejected| ApiError::from(rejected.ended))?;
+        let granted = self.grant(principal, &admitted).await?;
         let Admitted { meta, stream, .. } = admitted;
-        let left = u64::try_from(meta.deadline.saturating_sub(now)).unwrap_or(0);
-        let left = Duration::from_micros(left);
+        let caller = Caller { tenant: &meta.tenant, user: &meta.user, key_id: meta.key_id.as_deref() };
+        let budget = self.budgets.tightest(caller);
+        // A key may name a request that was answered long ago, which costs nothing: the router decides.
+        if request.idempotency_key.is_none()
+            && let Some(standing) = budget.as_ref().filter(|standing| standing.is_used_up())
+        {
+            self.budgets.refused_at_the_door();
+            return Err(ApiError::budget_used_up(standing));
+        }
+        let left = time_until(meta.deadline).unwrap_or_default();
         let patience = self.wait.min(left);
-        self.pressure.let_in(patience).map_err(|overload| self.shed(overload))?;
+        self.pressure.let_in(&meta.tenant, patience).map_err(|overload| self.shed(overload))?;
         let request = Request {
             body,
             request_id: Some(meta.request_id.clone()),
@@ -65,19 +93,30 @@ impl Ingress {
         let has_key = request.idempotency_key.is_some();
         let value = self.encode(&request)?;
         let waiter = self.waiters.wait(&meta.request_id, stream.is_some());
-        let topic = topics::of(topics::REQUESTS, Lane::Interactive);
+        let (topic, count) = self.partitions(Lane::Interactive).await?;
+        // All with the same key go to one partition.
+        let partition = match has_key {
+            true => partition_of(&meta.request_id, count),
+            false => self.together.partition(&meta.request_id, count, Instant::now()),
+        };
+        let record = Outgoing::new(topic, meta.request_id.as_bytes(), value).to(To::Partition(partition));
+        self.write(principal, record, &meta.request_id, &meta.tenant, has_key, trace).await?;
+        // A stream that is open is kept open for as long as there is anything to wait for.
+        let patience = if stream.is_some() { left + LATE } else { self.wait };
+        Ok(Accepted { waiter, stream, patience, since: meta.received_at, first_look: STORE_POLL.0, granted, budget })
+    }
+
+    /// The topic of a lane's requests, and how many partitions it has.
+    ///
+    /// # Errors
+    /// [`ApiError`] when the broker does not answer.
+    pub(crate) async fn partitions(&self, lane: Lane) -> Result<(String, i32), ApiError> {
+        let topic = topics::of(topics::REQUESTS, lane);
         let count = self.producer.partitions(&topic).await.map_err(|error| {
             tracing::warn!(%error, "the broker does not answer");
             ApiError::busy("The broker does not answer; nothing was accepted, try again.", 1)
         })?;
-        let partition =
-            derived_uuid(&["partition", &meta.request_id]).as_u128() % u128::from(count.unsigned_abs().max(1));
-        let record = Outgoing::new(topic, meta.request_id.as_bytes(), value)
-            .to(To::Partition(i32::try_from(partition).unwrap_or(0)));
-        self.write(principal, record, &meta.request_id, &meta.tenant, has_key, trace).await?;
-        // A stream that is open is kept open for as long as there is anything to wait for.
-        let patience = if stream.is_some() { left + LATE } else { self.wait };
-        Ok(Accepted { waiter, stream, patience, since: meta.received_at, first_look: STORE_POLL.0 })
+        Ok((topic, count))
     }
 
     /// [`accept`](Self::accept), unless the request is running already because its client sends it again.
@@ -94,7 +133,15 @@ impl Ingress {
         let stream = body.and_then(|body| Stream::read(&body).ok()).flatten();
         tracing::debug!(request_id = running, "a retry joins the request that is running");
         let waiter = self.waiters.wait(&running, stream.is_some());
-        Ok(Accepted { waiter, stream, patience: self.wait, since: now_micros(), first_look: Duration::ZERO })
+        Ok(Accepted {
+            waiter,
+            stream,
+            patience: self.wait,
+            since: now_micros(),
+            first_look: Duration::ZERO,
+            granted: Granted::default(),
+            budget: None,
+        })
     }
 
     /// Writes a signed record and waits for the broker's acknowledgement.
@@ -132,7 +179,17 @@ impl Ingress {
     /// # Errors
     /// [`ApiError`] when the time is over.
     pub(crate) async fn outcome(&self, accepted: Accepted, tenant: &str, body_hash: &str) -> Result<Outcome, ApiError> {
-        let Accepted { mut waiter, patience, first_look, .. } = accepted;
+        let request_id = accepted.waiter.request_id().to_owned();
+        let outcome = self.any_outcome(accepted, tenant).await?;
+        match &outcome.meta.body_hash {
+            Some(theirs) if theirs != body_hash => Err(ApiError::key_reused(&request_id)),
+            Some(_) | None => Ok(outcome),
+        }
+    }
+
+    /// [`outcome`](Self::outcome), whatever was asked.
+    pub(crate) async fn any_outcome(&self, accepted: Accepted, tenant: &str) -> Result<Outcome, ApiError> {
+        let Accepted { mut waiter, patience, first_look, since, mut granted, .. } = accepted;
         let request_id = waiter.request_id().to_owned();
         let request_id = request_id.as_str();
         self.metrics.waiting.inc();
@@ -146,10 +203,8 @@ impl Ingress {
         };
         let bytes = found.ok_or_else(|| ApiError::still_running(request_id))?;
         let outcome = decode(&self.codec, &bytes).await?;
-        match &outcome.meta.body_hash {
-            Some(theirs) if theirs != body_hash => Err(ApiError::key_reused(request_id)),
-            Some(_) | None => Ok(outcome),
-        }
+        granted.settle(&outcome, since);
+        Ok(outcome)
     }
 
     async fn stored_answer(&self, tenant: &str, request_id: &str, first: Duration) -> Vec<u8> {

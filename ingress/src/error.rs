@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use millrace_admission::KeyRefusal;
+use millrace_budgets::{Standing, amount};
+use millrace_limits::{Exceeded, Kind};
 use millrace_schemas::Ended;
 use serde_json::{Value, json};
 
@@ -15,7 +19,7 @@ pub struct ApiError {
     code: String,
     message: String,
     param: Option<String>,
-    retry_after: Option<u64>,
+    retry_after: Option<Duration>,
     request_id: Option<String>,
     should_retry: bool,
 }
@@ -40,6 +44,21 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message)
     }
 
+    /// 401: the key was good once.
+    pub(crate) fn key_ended(refusal: &KeyRefusal) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", format!("Refused: {refusal}."))
+    }
+
+    /// 403.
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "permission_error", "forbidden", message)
+    }
+
+    /// 409 or 412: what is there stands against it.
+    pub(crate) fn conflict(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { should_retry: false, ..Self::new(status, "invalid_request_error", "conflict", message) }
+    }
+
     /// 404.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
@@ -60,14 +79,49 @@ impl ApiError {
     /// 503: nothing was accepted.
     pub(crate) fn busy(message: impl Into<String>, retry_after_seconds: u64) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "overloaded", message);
-        Self { retry_after: Some(retry_after_seconds), ..error }
+        Self { retry_after: Some(Duration::from_secs(retry_after_seconds)), ..error }
     }
 
     /// 429: nothing was accepted, for the stages are too far behind.
     pub(crate) fn overloaded(retry_after_seconds: u64) -> Self {
         let message = "More requests are waiting than can be answered in time; nothing was accepted, try again later.";
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "overloaded", message);
-        Self { retry_after: Some(retry_after_seconds), ..error }
+        Self { retry_after: Some(Duration::from_secs(retry_after_seconds)), ..error }
+    }
+
+    /// 429: nothing was accepted, for a limit is reached.
+    pub(crate) fn rate_limited(exceeded: &Exceeded) -> Self {
+        let Exceeded { subject, kind, limit, used, need, retry_after, is_share: _ } = exceeded;
+        let next = match retry_after {
+            Some(millis) => format!("Please try again in {}s.", Duration::from_millis(*millis).as_secs_f64()),
+            None => "It is more than the limit: send less at a time.".to_owned(),
+        };
+        let message = format!(
+            "Rate limit reached for {subject} on {}: Limit {limit}, Used {used}, Requested {need}. {next}",
+            kind.name()
+        );
+        let unit = match kind {
+            Kind::Requests | Kind::Concurrent => "requests",
+            Kind::Tokens | Kind::DayTokens => "tokens",
+        };
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, unit, "rate_limit_exceeded", message);
+        let retry_after = retry_after.map(Duration::from_millis);
+        Self { should_retry: retry_after.is_some(), retry_after, ..error }
+    }
+
+    /// 429: nothing was accepted, and it is of no use to try again.
+    pub(crate) fn budget_used_up(standing: &Standing) -> Self {
+        let message = format!(
+            "The budget of {} is used up: of {} {} are {} spent and {} reserved for calls on their way. \
+             Nothing was accepted; have the budget raised.",
+            standing.whose(),
+            amount(standing.budget_nanos),
+            standing.currency,
+            amount(standing.spent_nanos),
+            amount(standing.reserved_nanos),
+        );
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota", message);
+        Self { should_retry: false, ..error }
     }
 
     /// 413.
@@ -93,7 +147,12 @@ impl ApiError {
             "The broker did not acknowledge the request {request_id} in time, so whether it was accepted is unknown: {next}."
         );
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "acceptance_unknown", message);
-        Self { retry_after: Some(1), request_id: Some(request_id.to_owned()), should_retry: has_key, ..error }
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            request_id: Some(request_id.to_owned()),
+            should_retry: has_key,
+            ..error
+        }
     }
 
     /// 422: the idempotency key names another body.
@@ -130,6 +189,13 @@ impl ApiError {
     }
 }
 
+/// A query that can not be read.
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::invalid(None, format!("{}.", rejection.body_text()))
+    }
+}
+
 impl From<Ended> for ApiError {
     fn from(ended: Ended) -> Self {
         let status = u16::try_from(ended.http_status).ok().and_then(|s| StatusCode::from_u16(s).ok());
@@ -157,9 +223,10 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.to_json())).into_response();
         let headers = response.headers_mut();
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-            headers.insert("retry-after-ms", HeaderValue::from(seconds.saturating_mul(1_000)));
+        if let Some(wait) = self.retry_after {
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1_000)));
+            headers.insert("retry-after-ms", HeaderValue::from(millis));
         }
         if let Some(id) = self.request_id.and_then(|id| HeaderValue::from_str(&id).ok()) {
             headers.insert("x-request-id", id);

@@ -36,13 +36,13 @@ impl SharedPressure {
     }
 
     /// [`Pressure::judge`], now.
-    pub fn judge(&self, patience: Duration) -> Result<(), Overload> {
-        self.lock().judge(Instant::now(), patience)
+    pub fn judge(&self, tenant: &str, patience: Duration) -> Result<(), Overload> {
+        self.lock().judge(Instant::now(), tenant, patience)
     }
 
     /// [`Pressure::let_in`], now.
-    pub fn let_in(&self, patience: Duration) -> Result<(), Overload> {
-        self.lock().let_in(Instant::now(), patience)
+    pub fn let_in(&self, tenant: &str, patience: Duration) -> Result<(), Overload> {
+        self.lock().let_in(Instant::now(), tenant, patience)
     }
 
     fn lock(&self) -> MutexGuard<'_, Pressure> {

@@ -12,27 +12,43 @@
 //! Invariant: the client's socket closing changes neither the outcome nor the bill, unless it asked for that.
 
 mod accept;
+mod admin;
+mod batches;
+mod come_back;
+mod content;
 mod error;
+mod files;
 mod held;
+mod job_events;
 mod lag;
 mod leave;
+mod limits;
+mod lines;
+mod lists;
 mod metrics;
 mod moderations;
+mod objects;
 mod openapi;
 mod outcome;
 mod posted;
 mod pressure;
 mod ready;
 mod replies;
+mod response_object;
+mod responses;
 mod retry;
 mod routes;
 mod run;
+mod sent;
 mod serve;
+mod shares;
 mod stream;
 mod tls;
+mod together;
+mod webhooks;
 
 pub use error::ApiError;
 pub use metrics::IngressMetrics;
 pub use ready::Ready;
-pub use run::{Ingress, IngressError, run};
+pub use run::{Deps, Ingress, IngressError, run};
 pub use tls::TlsError;

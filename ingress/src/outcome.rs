@@ -32,8 +32,11 @@ pub fn without(request_id: &str, status: &str) -> axum::Json<Value> {
 
 /// What a client gets who comes back for the outcome.
 pub fn later(request_id: &str) -> Response {
-    let mut response = (StatusCode::ACCEPTED, without(request_id, IN_PROGRESS)).into_response();
+    let events = format!("/v1/requests/{request_id}/events");
+    let body = json!({ "id": request_id, "object": "request", "status": IN_PROGRESS, "events": events });
+    let mut response = (StatusCode::ACCEPTED, axum::Json(body)).into_response();
     let headers = [
+        ("link", format!("<{events}>; rel=\"monitor\"")),
         ("location", format!("/v1/requests/{request_id}")),
         ("preference-applied", "respond-async".to_owned()),
         ("x-request-id", request_id.to_owned()),
@@ -88,6 +91,9 @@ pub fn to_json(outcome: &Outcome) -> Value {
             "message": e.message, "type": e.kind, "param": e.param, "code": e.code, "status": e.http_status,
         })),
         "moderation": { "action": outcome.moderation.action, "hits": outcome.moderation.hits },
+        "prompt_moderation": outcome.prompt_moderation.as_ref().map(|found| json!({
+            "action": found.action, "hits": found.hits, "rules_version": found.rules_version,
+        })),
         "usage": { "input_tokens": outcome.input_tokens, "output_tokens": outcome.output_tokens },
         "charge_nanos": outcome.charge_nanos,
         "currency": outcome.currency,
@@ -103,7 +109,7 @@ pub fn to_json(outcome: &Outcome) -> Value {
 }
 
 /// Nano-units as a decimal number with its currency, e.g. `0.000012300 USD`.
-fn format_nanos(nanos: i64, currency: &str) -> String {
+pub fn format_nanos(nanos: i64, currency: &str) -> String {
     let (sign, nanos) = (if nanos < 0 { "-" } else { "" }, nanos.unsigned_abs());
     format!("{sign}{}.{:09} {currency}", nanos / 1_000_000_000, nanos % 1_000_000_000).trim_end().to_owned()
 }

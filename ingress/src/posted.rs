@@ -31,7 +31,7 @@ impl Ingress {
     /// [`ApiError`]; nothing is left behind.
     pub(crate) async fn receive_for_stages(&self, request: Request) -> Result<Posted, ApiError> {
         let principal = authenticate(self, request.headers())?;
-        self.pressure.judge(self.wait).map_err(|overload| self.shed(overload))?;
+        self.pressure.judge(&principal.tenant, self.wait).map_err(|overload| self.shed(overload))?;
         self.receive(principal, request).await
     }
 
@@ -63,7 +63,11 @@ impl Ingress {
         Ok(Posted { principal, headers, body, hold })
     }
 
-    fn hold(&self, bytes: usize) -> Result<Hold, ApiError> {
+    /// A place for a client with a body of so many bytes.
+    ///
+    /// # Errors
+    /// [`ApiError`] when there is none.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<Hold, ApiError> {
         self.held.take(bytes).map_err(|full| {
             let (reason, message) = match full {
                 Full::Requests => ("requests", "Too many requests are being worked on; try again."),

@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::shares::Shares;
+
 /// Over how long a stage's rate is taken.
 const MEMORY: Duration = Duration::from_secs(30);
 /// A stage must have had too much to do for so long before its rate says anything.
@@ -15,6 +17,8 @@ const RETRY_AFTER: (u64, u64) = (1, 60);
 /// Fewer records than one in so many of the bound never are too many: some calls just take long. Nor do they
 /// tell what a stage can do: it is not what it happens to be asked for.
 const NEVER_TOO_MANY: u64 = 10;
+/// From which part of the bound on, and how many times its share a tenant may have then.
+const FAIR: [(f64, f64); 2] = [(2.0 / 3.0, 1.0), (1.0 / 3.0, 1.5)];
 
 /// What the brokers say of one stage: sums over its partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub enum Reason {
     Lag,
     /// It would wait for longer than its client does.
     Wait,
+    /// There is much to do, and its tenant asks for more than its share.
+    Share,
 }
 
 /// The verdict on a request that is sent away.
@@ -56,6 +62,7 @@ pub struct Pressure {
     seen: Option<Seen>,
     /// Requests let in here since the last look.
     accepted: u64,
+    shares: Shares,
 }
 
 struct Seen {
@@ -75,7 +82,8 @@ struct Stage {
 
 impl Pressure {
     pub fn new(max_lag: u64, stages: usize) -> Self {
-        Self { max_lag, stages: (0..stages).map(|_| Stage::default()).collect(), seen: None, accepted: 0 }
+        let stages = (0..stages).map(|_| Stage::default()).collect();
+        Self { max_lag, stages, seen: None, accepted: 0, shares: Shares::default() }
     }
 
     /// Takes note of a look at all stages, `None` for those that could not be seen.
@@ -101,8 +109,8 @@ impl Pressure {
         self.accepted > 0 || self.seen.as_ref().is_none_or(|seen| seen.behind > 0)
     }
 
-    /// Judges a request whose client waits for at most `patience`.
-    pub fn judge(&self, at: Instant, patience: Duration) -> Result<(), Overload> {
+    /// Judges a request of `tenant` whose client waits for at most `patience`.
+    pub fn judge(&self, at: Instant, tenant: &str, patience: Duration) -> Result<(), Overload> {
         let Some(seen) = self.seen.as_ref().filter(|seen| at.saturating_duration_since(seen.at) < STALE) else {
             return Ok(());
         };
@@ -110,11 +118,15 @@ impl Pressure {
         let rate = seen.wait.filter(|wait| !wait.is_zero()).map(|wait| seen.behind as f64 / wait.as_secs_f64());
         let drained = rate.map_or(0, |rate| (rate * passed) as u64);
         let behind = (seen.behind + self.accepted).saturating_sub(drained);
-        let wait = rate.map(|rate| behind as f64 / rate.max(0.001));
+        // Tenants take turns: who asks for less than its share waits for less than the lane.
+        let times = self.shares.times(tenant);
+        let wait = rate.map(|rate| times * behind as f64 / rate.max(0.001));
         let reason = if behind >= self.max_lag {
             Reason::Lag
         } else if behind > self.max_lag / NEVER_TOO_MANY && wait.is_some_and(|wait| wait > patience.as_secs_f64()) {
             Reason::Wait
+        } else if self.is_too_much(times, behind) {
+            Reason::Share
         } else {
             return Ok(());
         };
@@ -123,10 +135,17 @@ impl Pressure {
     }
 
     /// [`Self::judge`], and one more is on its way.
-    pub fn let_in(&mut self, at: Instant, patience: Duration) -> Result<(), Overload> {
-        self.judge(at, patience)?;
+    pub fn let_in(&mut self, at: Instant, tenant: &str, patience: Duration) -> Result<(), Overload> {
+        self.judge(at, tenant, patience)?;
         self.accepted += 1;
+        self.shares.let_in(at, tenant);
         Ok(())
+    }
+
+    /// Whether nobody may have so many times its share now.
+    fn is_too_much(&self, times: f64, behind: u64) -> bool {
+        let part = behind as f64 / self.max_lag.max(1) as f64;
+        FAIR.iter().find(|(from, _)| part >= *from).is_some_and(|(_, most)| times > *most)
     }
 }
 
@@ -167,6 +186,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const PATIENCE: Duration = Duration::from_secs(20);
+    const TENANT: &str = "acme";
 
     /// A stage that gets `offered` and works off `done` records a second, for `seconds`; then, the
     /// pressure and the time.
@@ -183,7 +203,7 @@ mod tests {
 
     fn check(seconds: u32, offered: i64, done: i64, expected: Option<(Reason, u64)>) {
         let (pressure, at) = after(seconds, offered, done);
-        let found = pressure.judge(at, PATIENCE).err().map(|o| (o.reason, o.retry_after));
+        let found = pressure.judge(at, TENANT, PATIENCE).err().map(|o| (o.reason, o.retry_after));
         assert_eq!(found, expected, "{offered}/s in, {done}/s out, after {seconds} s");
     }
 
@@ -209,9 +229,36 @@ mod tests {
     #[test]
     fn requests_let_in_since_the_last_look_count() {
         let (mut pressure, at) = after(3, 300, 100);
-        let let_in = (0..1_000).filter(|_| pressure.let_in(at, PATIENCE).is_ok()).count();
+        let let_in = (0..1_000).filter(|_| pressure.let_in(at, TENANT, PATIENCE).is_ok()).count();
         assert_eq!(let_in, 400, "600 were on their way, and 1,000 may be");
         assert!(pressure.is_moving());
+    }
+
+    #[test]
+    fn who_asks_for_more_than_its_share_is_sent_away_first() {
+        let (mut pressure, began) = after(1, 0, 0);
+        // A second's worth at a time: one asks for 500, one for 20, and 100 can be done.
+        let (mut end, mut committed, mut most) = (0_i64, 0_i64, 0);
+        let (mut greedy, mut modest) = (0, 0);
+        for second in 1..=60_u32 {
+            let at = began + SECOND * second;
+            for n in 0..520 {
+                let tenant = if n % 26 == 0 { "modest" } else { "greedy" };
+                let let_in = pressure.let_in(at, tenant, SECOND * 600).is_ok();
+                let count = if tenant == "modest" { &mut modest } else { &mut greedy };
+                *count += i32::from(let_in);
+                end += i64::from(let_in);
+            }
+            committed = (committed + 100).min(end);
+            most = most.max(end - committed);
+            pressure.note(at, &[Some(Look { committed, end }), Some(Look { committed: 7, end: 7 })]);
+        }
+        assert_eq!(modest, 20 * 60, "nothing of it is sent away");
+        // The rest of what can be done, and what waits.
+        assert!((4_800..5_200).contains(&greedy), "{greedy}");
+        assert!(most < 500, "far from the bound of 1,000: {most}");
+        let refused = pressure.judge(began + SECOND * 60, "greedy", SECOND * 600).err().map(|overload| overload.reason);
+        assert_eq!((refused, pressure.judge(began + SECOND * 60, "new", SECOND * 600)), (Some(Reason::Share), Ok(())));
     }
 
     #[test]
@@ -220,17 +267,17 @@ mod tests {
         assert!(!pressure.is_moving());
         let later = at + SECOND * 600;
         pressure.still(later);
-        let let_in = (0..2_000).filter(|_| pressure.let_in(later + SECOND, PATIENCE).is_ok()).count();
+        let let_in = (0..2_000).filter(|_| pressure.let_in(later + SECOND, TENANT, PATIENCE).is_ok()).count();
         assert_eq!(let_in, 1_000);
     }
 
     #[test]
     fn what_is_not_known_sheds_nothing() {
         let (mut pressure, at) = after(30, 400, 40);
-        assert!(pressure.judge(at + STALE, PATIENCE).is_ok(), "an old look says nothing");
+        assert!(pressure.judge(at + STALE, TENANT, PATIENCE).is_ok(), "an old look says nothing");
         pressure.note(at + SECOND, &[None, None]);
-        assert!(pressure.judge(at + SECOND, PATIENCE).is_ok(), "nor does a broker that is silent");
-        assert!(Pressure::new(1, 2).judge(at, PATIENCE).is_ok());
+        assert!(pressure.judge(at + SECOND, TENANT, PATIENCE).is_ok(), "nor does a broker that is silent");
+        assert!(Pressure::new(1, 2).judge(at, TENANT, PATIENCE).is_ok());
     }
 
     #[test]
@@ -241,7 +288,7 @@ mod tests {
             let look = Look { committed: second - 1, end: second };
             pressure.note(at + SECOND * second as u32, &[Some(look), Some(Look { committed: 0, end: 0 })]);
         }
-        let let_in = (0..2_000).filter(|_| pressure.let_in(at + SECOND * 40, PATIENCE).is_ok()).count();
+        let let_in = (0..2_000).filter(|_| pressure.let_in(at + SECOND * 40, TENANT, PATIENCE).is_ok()).count();
         assert_eq!(let_in, 999);
     }
 
@@ -254,6 +301,6 @@ mod tests {
             let look = Look { committed: end - 200, end };
             pressure.note(at + SECOND * second, &[Some(look), Some(Look { committed: 0, end: 0 })]);
         }
-        assert!(pressure.judge(at + SECOND * 6, SECOND * 3).is_ok());
+        assert!(pressure.judge(at + SECOND * 6, TENANT, SECOND * 3).is_ok());
     }
 }

@@ -134,7 +134,8 @@ pub fn start(
         .map_err(|e| KafkaError::ClientCreation(e.to_string()))
 }
 
-fn answer(message: &rdkafka::message::BorrowedMessage<'_>, replica: &str, waiters: &Waiters) {
+/// Tells who waits what a record says, if it is for this replica.
+pub(crate) fn answer(message: &impl Message, replica: &str, waiters: &Waiters) {
     let Some(headers) = message.headers() else { return };
     let header = |name: &str| headers.iter().find(|h| h.key == name).and_then(|h| h.value);
     if header("replica") != Some(replica.as_bytes()) {

@@ -10,27 +10,30 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use millrace_admission::{Principal, Stream};
+use millrace_admission::{KeyRefusal, Principal, Stream};
+use millrace_budgets::Standing;
 use millrace_cost_ledger::usage::UsageReport;
-use millrace_schemas::{Document, Operation, Request, RequestId, body_hash, now_micros, topics};
+use millrace_schemas::{Document, Operation, Request, RequestId, body_hash, now_micros, now_millis, topics};
 use millrace_stage::{Outgoing, To};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::Instrument;
 
 use crate::accept::decode;
+use crate::come_back::{self, Again};
 use crate::error::ApiError;
 use crate::leave::{Left, Present, Then, cancels_on_disconnect};
 use crate::outcome;
 use crate::posted::Posted;
 use crate::retry::Retries;
 use crate::run::Ingress;
-use crate::{moderations, openapi, stream};
+use crate::sent::Sent;
+use crate::{admin, batches, files, job_events, moderations, openapi, responses, stream, webhooks};
 
 /// Headers of answers that scripts of pages may read.
-const EXPOSED: [&str; 8] = [
+const EXPOSED: [&str; 16] = [
     "x-request-id",
     "x-should-retry",
     "retry-after",
@@ -38,7 +41,15 @@ const EXPOSED: [&str; 8] = [
     "idempotent-replayed",
     "x-millrace-cost",
     "x-millrace-model",
+    "x-millrace-provider",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
     "x-millrace-attempts",
+    "x-millrace-budget-remaining",
 ];
 /// For so long a browser needs not ask again.
 const PREFLIGHT_KEPT: Duration = Duration::from_secs(3_600);
@@ -60,15 +71,41 @@ impl Route {
 }
 
 /// The API, as `openapi.json` describes it.
-pub const API: [Route; 8] = [
+pub const API: &[Route] = &[
     Route::of("/v1/chat/completions", || post(chat_completions)),
     Route::of("/v1/embeddings", || post(embeddings)),
     Route::of("/v1/moderations", || post(moderations::moderations)),
+    Route::of("/v1/responses", || post(responses::create)),
+    Route::of("/v1/responses/{id}", || get(responses::retrieve).delete(responses::delete)),
+    Route::of("/v1/responses/{id}/cancel", || post(responses::cancel)),
+    Route::of("/v1/responses/{id}/input_items", || get(responses::input_items)),
     Route::of("/v1/requests/{id}", || get(request).delete(cancel)),
+    Route::of("/v1/requests/{id}/events", || get(job_events::events)),
     Route::of("/v1/documents", || post(documents)),
+    // An upload is bounded as it is read: it is never in memory as a whole.
+    Route::of("/v1/files", || get(files::list).post(files::upload).layer(DefaultBodyLimit::disable())),
+    Route::of("/v1/files/{id}", || get(files::retrieve).delete(files::delete)),
+    Route::of("/v1/files/{id}/content", || get(files::content)),
+    Route::of("/v1/batches", || get(batches::list).post(batches::create)),
+    Route::of("/v1/batches/{id}", || get(batches::retrieve)),
+    Route::of("/v1/batches/{id}/cancel", || post(batches::cancel)),
     Route::of("/v1/models", || get(models)),
     Route::of("/v1/usage", || get(usage)),
+    Route::of("/v1/webhooks/deliveries", || get(webhooks::list)),
+    Route::of("/v1/webhooks/deliveries/{id}", || get(webhooks::show)),
+    Route::of("/v1/webhooks/deliveries/{id}/resend", || post(webhooks::resend)),
     Route::of("/admin/v1/usage", || get(admin_usage)),
+    Route::of("/admin/v1/plans", || get(admin::list)),
+    Route::of("/admin/v1/plans/{plan}", admin::entry),
+    Route::of("/admin/v1/tenants", || get(admin::list)),
+    Route::of("/admin/v1/tenants/{tenant}", admin::entry),
+    Route::of("/admin/v1/tenants/{tenant}/users", || get(admin::list)),
+    Route::of("/admin/v1/tenants/{tenant}/users/{user}", admin::entry),
+    Route::of("/admin/v1/tenants/{tenant}/keys", || get(admin::list).post(admin::new_key)),
+    Route::of("/admin/v1/tenants/{tenant}/keys/{key_id}", || {
+        get(admin::show).patch(admin::patch).delete(admin::delete)
+    }),
+    Route::of("/admin/v1/tenants/{tenant}/keys/{key_id}/rotate", || post(admin::rotate)),
 ];
 
 /// All routes of the front door; scripts of pages from `origins` may call them.
@@ -97,7 +134,7 @@ fn cors(origins: &[String]) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED.map(HeaderName::from_static))
         .max_age(PREFLIGHT_KEPT)
@@ -111,16 +148,22 @@ async fn embeddings(State(ingress): State<Arc<Ingress>>, request: HttpRequest) -
     answer(ingress, Operation::Embeddings, request).await
 }
 
-async fn answer(ingress: Arc<Ingress>, operation: Operation, request: HttpRequest) -> Result<Response, ApiError> {
+pub(crate) async fn answer(
+    ingress: Arc<Ingress>,
+    operation: Operation,
+    request: HttpRequest,
+) -> Result<Response, ApiError> {
     let Posted { principal, headers, body, hold } = ingress.receive_for_stages(request).await?;
     let hash = body_hash(&body);
     let is_async = prefers_async(&headers);
+    let asked = if operation == Operation::Responses { responses::asked(&body) } else { None };
+    let in_background = asked.as_ref().filter(|asked| responses::is_background(asked)).cloned();
     let request = Request {
         idempotency_key: text(&headers, "idempotency-key")?,
         user: text(&headers, "x-millrace-user")?,
         operation: operation.to_string(),
         // Whoever comes back later needs no word from the stages.
-        reply_replica: (!is_async).then(|| ingress.replica.clone()),
+        reply_replica: (!is_async && in_background.is_none()).then(|| ingress.replica.clone()),
         ..Request::new(body.into())
     };
     let cancels = cancels_on_disconnect(&headers)?;
@@ -149,24 +192,38 @@ async fn answer(ingress: Arc<Ingress>, operation: Operation, request: HttpReques
     let accepted = accepted?;
     if is_async {
         present.answered();
-        return Ok(outcome::later(accepted.waiter.request_id()));
+        let mut response = outcome::later(accepted.waiter.request_id());
+        outcome::add(&mut response, accepted.left());
+        return Ok(response);
+    }
+    if let Some(asked) = in_background {
+        present.answered();
+        return Ok(responses::queued(accepted.waiter.request_id(), accepted.since, &asked));
     }
     if let Some(Stream { with_usage }) = accepted.stream {
-        return stream::respond(ingress, accepted, principal.tenant, hash, with_usage, present).await;
+        let sent = asked.map_or_else(|| Sent::chat(with_usage), Sent::response);
+        return stream::respond(ingress, accepted, principal.tenant, hash, sent, present).await;
     }
-    let since = accepted.since;
+    let (since, left) = (accepted.since, accepted.left());
     let outcome = ingress.outcome(accepted, &principal.tenant, &hash).await;
     present.answered();
-    Ok(outcome::to_response(outcome?, since))
+    let mut response = outcome::to_response(outcome?, since);
+    outcome::add(&mut response, left);
+    Ok(response)
 }
 
 async fn request(
     State(ingress): State<Arc<Ingress>>,
     headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
+    again: Result<Query<Again>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
     let id = own_id(&principal, id)?;
+    let again = Again::read(again)?;
+    if again.stream {
+        return come_back::respond(ingress, principal.tenant, id, again).await;
+    }
     let outcome = stored(&ingress, &principal, &id).await?;
     let body = outcome.map_or_else(|| outcome::without(id.as_str(), outcome::IN_PROGRESS), axum::Json);
     Ok(body.into_response())
@@ -187,7 +244,7 @@ async fn cancel(
     Ok((StatusCode::ACCEPTED, outcome::without(id.as_str(), "cancelling")).into_response())
 }
 
-fn own_id(principal: &Principal, id: Result<Path<String>, PathRejection>) -> Result<RequestId, ApiError> {
+pub(crate) fn own_id(principal: &Principal, id: Result<Path<String>, PathRejection>) -> Result<RequestId, ApiError> {
     id.ok()
         .and_then(|Path(id)| RequestId::parse(&principal.tenant, &id))
         .ok_or_else(|| ApiError::not_found("No request of this id was ever given out to this tenant."))
@@ -242,11 +299,11 @@ async fn documents(State(ingress): State<Arc<Ingress>>, request: HttpRequest) ->
 
 async fn models(State(ingress): State<Arc<Ingress>>, headers: HeaderMap) -> Result<axum::Json<Value>, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
-    let allowed = ingress.tenants.get(&principal.tenant).map(|t| t.models.clone()).unwrap_or_default();
+    let directory = ingress.admission.directory();
     let data: Vec<_> = ingress
         .models
         .iter()
-        .filter(|(name, _)| allowed.is_empty() || allowed.contains(name))
+        .filter(|(name, _)| directory.may_use(&principal, name))
         .map(|(name, model)| json!({ "id": name, "object": "model", "created": 0, "owned_by": model.provider }))
         .collect();
     Ok(axum::Json(json!({ "object": "list", "data": data })))
@@ -261,7 +318,7 @@ struct Period {
 
 impl Period {
     fn read(query: Result<Query<Self>, QueryRejection>) -> Result<Self, ApiError> {
-        let Query(period) = query.map_err(|error| ApiError::invalid(None, format!("{}.", error.body_text())))?;
+        let Query(period) = query?;
         if period.hours.is_some_and(|hours| !(1..=MAX_HOURS).contains(&hours)) {
             return Err(ApiError::invalid(Some("hours"), format!("'hours' must be 1 to {MAX_HOURS}.")));
         }
@@ -269,11 +326,19 @@ impl Period {
     }
 }
 
+/// What was used, and how the budgets stand.
+#[derive(Serialize)]
+struct Usage {
+    #[serde(flatten)]
+    report: UsageReport,
+    budgets: Vec<Standing>,
+}
+
 async fn usage(
     State(ingress): State<Arc<Ingress>>,
     headers: HeaderMap,
     period: Result<Query<Period>, QueryRejection>,
-) -> Result<axum::Json<UsageReport>, ApiError> {
+) -> Result<axum::Json<Usage>, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
     let period = Period::read(period)?;
     if period.tenant.as_ref().is_some_and(|t| *t != principal.tenant) {
@@ -286,7 +351,7 @@ async fn admin_usage(
     State(ingress): State<Arc<Ingress>>,
     headers: HeaderMap,
     period: Result<Query<Period>, QueryRejection>,
-) -> Result<axum::Json<UsageReport>, ApiError> {
+) -> Result<axum::Json<Usage>, ApiError> {
     let given = bearer(&headers).ok_or_else(ApiError::unauthorized)?;
     if !ingress.is_admin(given) {
         return Err(ApiError::unauthorized());
@@ -304,20 +369,25 @@ async fn usage_of(
     tenant: &str,
     hours: Option<i64>,
     with_cost: bool,
-) -> Result<axum::Json<UsageReport>, ApiError> {
+) -> Result<axum::Json<Usage>, ApiError> {
     let hours = hours.unwrap_or(24 * 30);
     let to = now_micros() / HOUR_MICROS + 1;
     let rollups = ingress.storage.usage.usage(tenant, to - hours, to).await.map_err(|e| ApiError::store(&e))?;
     let report =
         UsageReport::of(tenant, &rollups).map_err(|error| ApiError::invalid(Some("hours"), format!("{error}.")))?;
-    Ok(axum::Json(if with_cost { report } else { report.without_cost() }))
+    let budgets = ingress.budgets.standings_of(tenant, ingress.admission.directory().budgets(tenant));
+    Ok(axum::Json(Usage { report: if with_cost { report } else { report.without_cost() }, budgets }))
 }
 
 pub(crate) fn authenticate(ingress: &Ingress, headers: &HeaderMap) -> Result<Principal, ApiError> {
-    bearer(headers).and_then(|key| ingress.admission.directory().verify_key(key)).ok_or_else(ApiError::unauthorized)
+    let key = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+    ingress.admission.directory().verify_key(key, now_millis()).map_err(|refusal| match refusal {
+        KeyRefusal::Unknown => ApiError::unauthorized(),
+        KeyRefusal::Expired(_) | KeyRefusal::Revoked(_) | KeyRefusal::Closed(_) => ApiError::key_ended(&refusal),
+    })
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(axum::http::header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
@@ -330,7 +400,7 @@ fn prefers_async(headers: &HeaderMap) -> bool {
     names.any(|name| name.trim().eq_ignore_ascii_case("respond-async"))
 }
 
-fn text(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, ApiError> {
+pub(crate) fn text(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, ApiError> {
     headers
         .get(name)
         .map(|value| value.to_str().map(str::to_owned))
@@ -338,7 +408,7 @@ fn text(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, ApiEr
         .map_err(|_| ApiError::invalid(None, format!("The header `{name}` is not plain text.")))
 }
 
-fn trace(headers: &HeaderMap) -> String {
+pub(crate) fn trace(headers: &HeaderMap) -> String {
     let given = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok());
     TraceContext::parse_or_random(given).child().to_string()
 }
@@ -358,3 +428,7 @@ async fn measure(State(ingress): State<Arc<Ingress>>, request: HttpRequest, next
     ingress.metrics.seconds.with_label_values(&[&route]).observe(began.elapsed().as_secs_f64());
     response
 }
+
+#[cfg(test)]
+#[path = "routes_fuzz.rs"]
+mod fuzz;

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_admission::{Admission, DirectoryError};
-use millrace_config::{Config, ModelConfig, ModerationConfig, TenantConfig, hash_key};
+use millrace_admission::Admission;
+use millrace_budgets::Budgets;
+use millrace_config::{Config, ModelConfig, ModerationConfig, hash_key};
+use millrace_limits::Limiter;
 use millrace_rules::{Compiled, RulesError};
 use millrace_schemas::Codec;
 use millrace_stage::Producer;
 use millrace_storage::Storage;
+use millrace_tenants::Tenants;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::batches::worker;
 use crate::error::ApiError;
 use crate::held::{Bounds, Held};
 use crate::lag::{self, SharedPressure};
@@ -22,7 +26,8 @@ use crate::pressure::{Overload, Reason};
 use crate::ready::{self, Ready};
 use crate::replies::{self, Waiters};
 use crate::tls::{Tls, TlsError};
-use crate::{routes, serve};
+use crate::together::Together;
+use crate::{limits, routes, serve};
 
 /// How long the broker may take to acknowledge a request, before the client is told "unknown".
 const ACKNOWLEDGEMENT: Duration = Duration::from_secs(15);
@@ -39,13 +44,16 @@ const MOST_CONNECTIONS: usize = 1 << 20;
 pub struct Ingress {
     pub(crate) admission: Admission,
     pub(crate) models: BTreeMap<String, ModelConfig>,
-    pub(crate) tenants: BTreeMap<String, TenantConfig>,
+    pub(crate) tenants: Tenants,
+    /// One change after the other, so that none is made of what another one has just replaced.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) codec: Codec,
     pub(crate) producer: Producer,
     pub(crate) storage: Storage,
     /// By the names of the rule sets.
     pub(crate) rules: BTreeMap<String, Compiled>,
     pub(crate) waiters: Waiters,
+    pub(crate) together: Together,
     pub(crate) replica: String,
     pub(crate) wait: Duration,
     pub(crate) inline_bytes: usize,
@@ -53,19 +61,27 @@ pub struct Ingress {
     pub(crate) draining: CancellationToken,
     pub(crate) held: Held,
     pub(crate) pressure: SharedPressure,
+    pub(crate) limiter: Limiter,
     pub(crate) max_body_bytes: usize,
+    pub(crate) budgets: Budgets,
+    /// That calls are charged in.
+    pub(crate) currency: String,
+    /// Lines of one batch that are published and have no outcome.
+    pub(crate) batch_in_flight: usize,
+    /// The longest time that a batch may be given, seconds.
+    pub(crate) longest_window: i64,
     admin_key: Option<String>,
 }
 
 /// Why the front door does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum IngressError {
-    /// The configuration's tenants can not be used.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
     /// Kafka does not answer, or lacks a topic.
     #[error("kafka: {0}; is it running, and was `millrace topics apply` run?")]
     Kafka(#[from] KafkaError),
+    /// There is no thread left.
+    #[error("a thread can not be started: {0}")]
+    Thread(#[from] std::io::Error),
     /// The rules can not be used.
     #[error(transparent)]
     Rules(#[from] RulesError),
@@ -80,6 +96,7 @@ impl Ingress {
         let reason = match overload.reason {
             Reason::Lag => "lag",
             Reason::Wait => "wait",
+            Reason::Share => "share",
         };
         self.metrics.shed.with_label_values(&[reason]).inc();
         ApiError::overloaded(overload.retry_after)
@@ -114,6 +131,22 @@ async fn read_replies(
     }
 }
 
+/// What a replica is connected to.
+pub struct Deps {
+    /// Events to bytes and back.
+    pub codec: Codec,
+    /// Results, usage, idempotency keys.
+    pub storage: Storage,
+    /// Who there is.
+    pub tenants: Tenants,
+    /// What was spent.
+    pub budgets: Budgets,
+    /// The currency that calls are charged in.
+    pub currency: String,
+    /// Where requests are counted.
+    pub metrics: IngressMetrics,
+}
+
 /// Serves HTTP on `listener` until `shutdown`: then accepts nothing more, answers whom it can for a
 /// few seconds and tells the rest where to ask.
 ///
@@ -122,12 +155,11 @@ async fn read_replies(
 pub async fn run(
     config: &Config,
     listener: TcpListener,
-    codec: Codec,
-    storage: Storage,
-    metrics: IngressMetrics,
+    deps: Deps,
     ready: Ready,
     shutdown: CancellationToken,
 ) -> Result<(), IngressError> {
+    let Deps { codec, storage, tenants, budgets, currency, metrics } = deps;
     let tls = config.ingress.tls.clone().map(|files| Tls::start(files, shutdown.clone())).transpose()?;
     let ModerationConfig { rule_sets, rules_file, .. } = &config.moderation;
     let rules = millrace_rules::load(rule_sets, rules_file.as_deref())?;
@@ -144,15 +176,19 @@ pub async fn run(
     let pressure = SharedPressure::new(config.ingress.max_lag);
     let held = Held::new(Bounds { requests: config.ingress.max_in_flight, bytes: config.ingress.max_in_flight_bytes });
     let lag = lag::start(&config.kafka, pressure.clone(), held.clone(), metrics.clone(), draining.clone())?;
+    let limiter = Limiter::new(replica.clone());
+    limits::start(config, &limiter, &codec, Producer::hinting(&config.kafka)?, &draining)?;
     let ingress = Arc::new(Ingress {
-        admission: Admission::from_config(config)?,
+        admission: Admission::new(config, tenants.directory().clone()),
         models: config.models.clone(),
-        tenants: config.tenants.clone(),
+        tenants,
+        changing: tokio::sync::Mutex::default(),
         codec,
         producer: Producer::with_timeout(&config.kafka, ACKNOWLEDGEMENT)?,
         storage,
         rules,
         waiters,
+        together: Together::default(),
         replica,
         wait: Duration::from_millis(config.ingress.wait_ms),
         inline_bytes: config.limits.inline_bytes,
@@ -164,9 +200,15 @@ pub async fn run(
         },
         held,
         pressure,
+        limiter,
         max_body_bytes: config.ingress.max_body_bytes,
+        budgets,
+        currency,
+        batch_in_flight: config.ingress.batch_in_flight,
+        longest_window: i64::try_from(config.limits.max_deadline_ms / 1_000).unwrap_or(i64::MAX),
     });
     tokio::spawn(ready::watch(Arc::clone(&ingress), ready, shutdown.clone()));
+    let batches = tokio::spawn(worker::work(Arc::clone(&ingress), shutdown.clone()));
     let router = routes::router(ingress, &config.ingress.cors_origins);
     let drained = {
         let (shutdown, draining) = (shutdown.clone(), draining.clone());
@@ -181,6 +223,7 @@ pub async fn run(
     serve::serve(listener, tls, router, connections, shutdown).await;
     draining.cancel();
     drained.abort();
+    let _given_back = batches.await;
     let _threads = tokio::task::spawn_blocking(move || (replies.join(), lag.join())).await;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower_layer::Layer;
 
 use crate::tls::Tls;
 
@@ -19,6 +20,10 @@ use crate::tls::Tls;
 const HEAD_WITHIN: Duration = Duration::from_secs(120);
 /// After the listener failed, such as for want of file descriptors.
 const REST: Duration = Duration::from_millis(200);
+
+/// Who is at the other end of the connection; a proxy where there is one.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
 
 /// Serves until `shutdown`, then until every connection has had its answer. Beyond `connections`
 /// new ones wait in the listener's queue.
@@ -75,9 +80,9 @@ async fn connection(
         return;
     }
     let ended = match tls {
-        None => answers(stream, router, shutdown).await,
+        None => answers(stream, from, router, shutdown).await,
         Some(tls) => match tls.accept(stream).await {
-            Ok(stream) => answers(stream, router, shutdown).await,
+            Ok(stream) => answers(stream, from, router, shutdown).await,
             Err(error) => Err(error.into()),
         },
     };
@@ -89,6 +94,7 @@ async fn connection(
 /// Every request of a connection, one after the other or, over HTTP/2, at once.
 async fn answers<S>(
     stream: S,
+    from: SocketAddr,
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
@@ -98,7 +104,8 @@ where
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_WITHIN));
-    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let service = TowerToHyperService::new(Extension(Peer(from)).layer(router));
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = serving.as_mut() => ended,
         () = shutdown.cancelled() => {

@@ -12,9 +12,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use millrace_chat_stream::{Chunk, Whole, rest};
 use millrace_schemas::{Outcome, ReplyChunk};
 use tokio::sync::mpsc;
 
@@ -23,11 +22,12 @@ use crate::error::ApiError;
 use crate::leave::Present;
 use crate::outcome;
 use crate::run::Ingress;
+use crate::sent::{Sent, Told};
 
 /// So long the status waits for the first word: what fails sooner fails with its own status.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// A comment is sent after so long without an event: proxies close what is silent.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Answers with a stream, or with an error as long as nothing was sent.
 ///
@@ -38,19 +38,20 @@ pub(crate) async fn respond(
     accepted: Accepted,
     tenant: String,
     body_hash: String,
-    with_usage: bool,
+    sent: Sent,
     present: Present,
 ) -> Result<Response, ApiError> {
     let began = Instant::now();
     let (id, since) = (accepted.waiter.request_id().to_owned(), accepted.since);
-    let mut feed = Feed::new(ingress, accepted, tenant, body_hash, present);
+    let left = accepted.left();
+    let mut feed = Feed::new(ingress, accepted, tenant, body_hash, (sent, present));
     let first = match tokio::time::timeout(HEAD_WITHIN, feed.next()).await {
         Ok(Next::Ended(Err(error))) => return Err(error),
         Ok(Next::Ended(Ok(outcome))) if outcome.response.is_none() => return Ok(outcome::to_response(*outcome, since)),
         Ok(next) => Some(next),
         Err(_) => None,
     };
-    let mut stream = Stream { feed, began: Some(began), with_usage, ready: VecDeque::new(), ended: false };
+    let mut stream = Stream { feed, began: Some(began), ready: VecDeque::new(), ended: false };
     let headers = match &first {
         Some(Next::Ended(Ok(outcome))) => outcome::headers(outcome, since),
         Some(Next::Events(_) | Next::Ended(Err(_))) | None => vec![("x-request-id", id)],
@@ -58,18 +59,18 @@ pub(crate) async fn respond(
     first.into_iter().for_each(|next| stream.take(next));
     let events = futures::stream::unfold(stream, |mut stream| async move {
         let event = stream.event().await?;
-        Some((Ok::<_, Infallible>(Event::default().data(event)), stream))
+        Some((Ok::<_, Infallible>(event.into_sse()), stream))
     });
     let mut response =
         Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive")).into_response();
-    outcome::add(&mut response, headers.into_iter().chain([("x-accel-buffering", "no".to_owned())]));
+    outcome::add(&mut response, headers.into_iter().chain(left).chain([("x-accel-buffering", "no".to_owned())]));
     Ok(response)
 }
 
 /// What comes next for a client.
 enum Next {
-    /// Data of events, to be sent as they are.
-    Events(Vec<String>),
+    /// Events, to be sent as they are.
+    Events(Vec<Told>),
     /// Nothing more will come of it.
     Ended(Result<Box<Outcome>, ApiError>),
 }
@@ -89,13 +90,19 @@ struct Feed {
 }
 
 impl Feed {
-    fn new(ingress: Arc<Ingress>, mut accepted: Accepted, tenant: String, body_hash: String, present: Present) -> Self {
+    fn new(
+        ingress: Arc<Ingress>,
+        mut accepted: Accepted,
+        tenant: String,
+        body_hash: String,
+        (sent, present): (Sent, Present),
+    ) -> Self {
         let (request_id, chunks) = (accepted.waiter.request_id().to_owned(), accepted.waiter.chunks.take());
         let outcome: Ending = {
             let (ingress, hash) = (Arc::clone(&ingress), body_hash.clone());
             Box::pin(async move { ingress.outcome(accepted, &tenant, &hash).await })
         };
-        Self { ingress, request_id, body_hash, outcome, chunks, order: Order::default(), present }
+        Self { ingress, request_id, body_hash, outcome, chunks, order: Order::new(sent), present }
     }
 
     async fn next(&mut self) -> Next {
@@ -143,16 +150,15 @@ impl Feed {
 }
 
 /// What was sent of which call.
-#[derive(Default)]
 struct Order {
     call_id: Option<String>,
     next: i64,
-    sent: Whole,
+    sent: Sent,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Taken {
-    Events(Vec<String>),
+    Events(Vec<Told>),
     /// Some are missing: the outcome has them.
     Gap,
     /// The answer was begun anew by another call.
@@ -160,24 +166,28 @@ enum Taken {
 }
 
 impl Order {
+    fn new(sent: Sent) -> Self {
+        Self { call_id: None, next: 0, sent }
+    }
+
     fn take(&mut self, chunk: ReplyChunk) -> Taken {
         match &self.call_id {
             Some(call_id) if *call_id != chunk.call_id => return Taken::OtherCall,
             _ if chunk.sequence != self.next => return Taken::Gap,
             Some(_) => {}
-            None => self.call_id = Some(chunk.call_id),
-        }
-        for event in &chunk.events {
-            match Chunk::parse(event) {
-                Ok(chunk) => self.sent.add(chunk),
-                Err(error) => {
-                    tracing::warn!(%error, "a router sent what is no chunk");
-                    return Taken::Gap;
-                }
+            None => {
+                self.sent.begin(&chunk.call_id);
+                self.call_id = Some(chunk.call_id);
             }
         }
         self.next += i64::try_from(chunk.events.len()).unwrap_or(i64::MAX);
-        Taken::Events(chunk.events)
+        let count = chunk.events.len();
+        let told: Vec<Told> = chunk.events.into_iter().map_while(|event| self.sent.add(event)).collect();
+        if told.len() < count {
+            // From the one that is out of turn on, the outcome has them.
+            self.next = i64::MAX;
+        }
+        if told.is_empty() { Taken::Gap } else { Taken::Events(told) }
     }
 }
 
@@ -186,13 +196,12 @@ struct Stream {
     feed: Feed,
     /// Until the first event: when it was accepted.
     began: Option<Instant>,
-    with_usage: bool,
-    ready: VecDeque<String>,
+    ready: VecDeque<Told>,
     ended: bool,
 }
 
 impl Stream {
-    async fn event(&mut self) -> Option<String> {
+    async fn event(&mut self) -> Option<Told> {
         while self.ready.is_empty() && !self.ended {
             let next = self.feed.next().await;
             self.take(next);
@@ -213,23 +222,17 @@ impl Stream {
         }
     }
 
-    fn last(&self, ended: Result<Box<Outcome>, ApiError>) -> Vec<String> {
-        let request_id = &self.feed.request_id;
-        let error = match ended {
-            Ok(outcome) => match (outcome.response, outcome.error) {
-                (Some(answer), None) => match rest(&answer, &self.feed.order.sent, self.with_usage) {
-                    Ok(chunks) => return chunks.into_iter().chain(["[DONE]".to_owned()]).collect(),
-                    Err(error) => {
-                        tracing::info!(%error, request_id, "a stream ends without the rest of its answer");
-                        ApiError::interrupted(request_id)
-                    }
-                },
-                (_, Some(error)) => ApiError::from(error),
-                (None, None) => ApiError::interrupted(request_id),
+    fn last(&self, ended: Result<Box<Outcome>, ApiError>) -> Vec<Told> {
+        let (request_id, sent) = (&self.feed.request_id, &self.feed.order.sent);
+        let interrupted = || vec![sent.broken(&ApiError::interrupted(request_id))];
+        match ended {
+            Ok(outcome) => match (&outcome.response, &outcome.error) {
+                (Some(answer), None) => sent.rest(&outcome, answer).unwrap_or_else(interrupted),
+                (_, Some(error)) => vec![sent.failed(&outcome, ApiError::from(error.clone()))],
+                (None, None) => interrupted(),
             },
-            Err(error) => error,
-        };
-        vec![error.to_json().to_string()]
+            Err(error) => vec![sent.broken(&error)],
+        }
     }
 }
 
@@ -250,16 +253,13 @@ mod tests {
 
     #[test]
     fn only_the_next_events_of_one_call_are_sent() {
-        let mut order = Order::default();
-        assert_eq!(Order::default().take(chunk("a", 1, &["x"])), Taken::Gap, "its beginning was missed");
+        let new = || Order::new(Sent::chat(false));
+        let mut order = new();
+        assert_eq!(new().take(chunk("a", 1, &["x"])), Taken::Gap, "its beginning was missed");
         assert!(matches!(order.take(chunk("a", 0, &["x", "y"])), Taken::Events(events) if events.len() == 2));
         assert!(matches!(order.take(chunk("a", 2, &["z"])), Taken::Events(_)));
         assert_eq!(order.take(chunk("a", 2, &["z"])), Taken::Gap, "not twice");
         assert_eq!(order.take(chunk("a", 4, &["z"])), Taken::Gap);
         assert_eq!(order.take(chunk("b", 0, &["x"])), Taken::OtherCall);
-        let completion = br#"{"choices":[{"index":0,"message":{"content":"xyz!"},"finish_reason":"stop"}]}"#;
-        let left = rest(completion, &order.sent, false).expect("a rest");
-        assert_eq!(left.len(), 2, "{left:?}");
-        assert!(left[0].contains(r#"{"content":"!"}"#), "{left:?}");
     }
 }

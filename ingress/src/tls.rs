@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_config::TlsConfig;
+use millrace_config::{Settled, TlsConfig};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -54,7 +54,7 @@ pub enum TlsError {
 pub struct Tls(watch::Receiver<Arc<ServerConfig>>);
 
 /// The two files as they were read.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Files {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -83,19 +83,19 @@ impl Tls {
     }
 }
 
-async fn keep_up(config: &TlsConfig, mut known: Files, sender: &watch::Sender<Arc<ServerConfig>>) {
+async fn keep_up(config: &TlsConfig, known: Files, sender: &watch::Sender<Arc<ServerConfig>>) {
+    // Two files are never replaced at once.
+    let mut settled = Settled::new(known, 2);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        // Two files are never replaced at once: what does not go together yet is looked at again.
         let Ok(files) = Files::read(config) else { continue };
-        if files == known {
+        if !settled.look(files.clone()) {
             continue;
         }
         match files.server(config) {
             Ok(server) => {
                 sender.send_replace(server);
                 tracing::info!(certificate = %config.certificate.display(), "a new certificate is used from now on");
-                known = files;
             }
             Err(error) => tracing::warn!(%error, "the new certificate can not be used; the one before stays"),
         }
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(asks(&first, address).await.expect("an answer"), "hello");
 
         std::fs::write(&config.key, "not a key").expect("written");
-        tokio::time::sleep(LOOK_EVERY + Duration::from_secs(1)).await;
+        tokio::time::sleep(LOOK_EVERY * 2 + Duration::from_secs(1)).await;
         assert_eq!(asks(&first, address).await.expect("an answer"), "hello");
 
         let second = renew(&config);

@@ -2,11 +2,16 @@
 
 #[cfg(feature = "harness")]
 mod bench;
+mod budgets;
 #[cfg(feature = "harness")]
 mod chaos;
 mod cli;
 mod commands;
+mod config_metrics;
+mod door;
 mod endpoints;
+#[cfg(test)]
+mod fuzz;
 mod generations;
 mod keys;
 mod letters;
@@ -15,6 +20,7 @@ mod positions;
 mod publish;
 mod reading;
 mod redrive;
+mod reload;
 mod retention;
 mod services;
 mod stack;

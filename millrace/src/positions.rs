@@ -77,7 +77,7 @@ pub fn read(config: &Config, topics: &[Topic]) -> anyhow::Result<Vec<Position>> 
 /// Sets positions as [`restored`] says, and tells how many were set; with `dry_run`, how many would be.
 /// Blocks. Nothing is set unless every saved position is still in the log.
 pub fn restore(config: &Config, topics: &[Topic], saved: &[Position], dry_run: bool) -> anyhow::Result<usize> {
-    let store_writers = ["result-sink", "cost-ledger"].map(|name| config.kafka.group(name));
+    let store_writers = ["result-sink", "webhooks", "cost-ledger"].map(|name| config.kafka.group(name));
     let mut moves = Vec::new();
     for (group, topics) in by_group(topics) {
         let consumer = consumer(config, group)?;

@@ -23,6 +23,8 @@ pub enum Service {
     Moderator,
     /// outcomes -> the result store, facts
     ResultSink,
+    /// outcomes -> the tenants' endpoints
+    Webhooks,
     /// calls -> entries, rollups
     CostLedger,
     /// documents -> Qdrant
@@ -33,8 +35,9 @@ pub enum Service {
 
 impl Service {
     /// The services of a pipeline, in the order of the arrow.
-    pub const PIPELINE: [Service; 7] = [
+    pub const PIPELINE: [Service; 8] = [
         Service::CostLedger,
+        Service::Webhooks,
         Service::ResultSink,
         Service::Moderator,
         Service::InferenceRouter,
@@ -51,6 +54,7 @@ impl Service {
             Self::InferenceRouter => "inference-router",
             Self::Moderator => "moderator",
             Self::ResultSink => "result-sink",
+            Self::Webhooks => "webhooks",
             Self::CostLedger => "cost-ledger",
             Self::Indexer => "indexer",
             Self::SimulatedProvider => "simulated-provider",
@@ -60,7 +64,7 @@ impl Service {
     /// Whether it runs once per lane.
     pub fn has_lanes(self) -> bool {
         match self {
-            Self::PromptBuilder | Self::InferenceRouter | Self::Moderator | Self::ResultSink => true,
+            Self::PromptBuilder | Self::InferenceRouter | Self::Moderator | Self::ResultSink | Self::Webhooks => true,
             Self::Ingress | Self::CostLedger | Self::Indexer | Self::SimulatedProvider => false,
         }
     }
@@ -100,13 +104,15 @@ impl Wiring {
                     producer: producer.clone(),
                     codec,
                     storage: self.storage()?,
+                    directory: self.tenants()?.directory().clone(),
                     cancellations,
-                    metrics: self.metrics.calls.clone(),
+                    calls: self.metrics.calls.clone(),
+                    metrics: self.metrics.prompts.clone(),
                 };
                 let stage = Arc::new(millrace_prompt_builder::stage(config, deps, lane)?);
                 let redrives = self.env(&format!("{} {lane} redrives", service.name()));
                 let both = [
-                    (millrace_prompt_builder::spec(config, lane)?, env.clone()),
+                    (millrace_prompt_builder::spec(self.tenants()?.directory(), lane), env.clone()),
                     (millrace_prompt_builder::redrive_spec(lane), redrives),
                 ];
                 let end = env.shutdown.child_token();
@@ -126,6 +132,7 @@ impl Wiring {
             }
             Service::InferenceRouter => {
                 let Some(cancellations) = self.cancellations().await? else { return Ok(Ok(())) };
+                let Some(budgets) = self.budgets().await? else { return Ok(Ok(())) };
                 let deps = millrace_inference_router::Deps {
                     providers: self.providers()?.clone(),
                     prices: Arc::clone(&self.prices),
@@ -135,6 +142,7 @@ impl Wiring {
                     rules: millrace_rules::load(&config.moderation.rule_sets, config.moderation.rules_file.as_deref())?,
                     metrics: self.metrics.calls.clone(),
                     cancellations,
+                    budgets,
                 };
                 let stage = millrace_inference_router::stage(deps, lane)?;
                 run_stage(millrace_inference_router::spec(lane), env, producer, stage).await
@@ -144,16 +152,27 @@ impl Wiring {
                 run_stage(millrace_moderator::spec(lane), env, producer, stage).await
             }
             Service::ResultSink => {
-                let stage = millrace_result_sink::ResultSinkStage::new(codec, producer.clone(), self.storage()?);
+                let stage = millrace_result_sink::ResultSinkStage::new(
+                    self.tenants()?.directory().clone(),
+                    codec,
+                    producer.clone(),
+                    self.storage()?,
+                );
                 run_stage(millrace_result_sink::spec(lane), env, producer, stage).await
+            }
+            Service::Webhooks => {
+                millrace_webhooks::run(config, lane, env, producer, self.storage()?, self.metrics.webhooks.clone())
+                    .await
             }
             Service::CostLedger => {
                 let store = Arc::clone(&self.storage()?.ledger);
-                millrace_cost_ledger::run(config, env, producer, store, self.metrics.ledger.clone()).await
+                let counting = crate::budgets::counting(self.tenants()?.directory());
+                millrace_cost_ledger::run(config, env, producer, store, self.metrics.ledger.clone(), counting).await
             }
             Service::Indexer => {
                 let stage = millrace_indexer::stage(
                     config,
+                    self.tenants()?.directory().clone(),
                     self.providers()?,
                     Arc::clone(&self.prices),
                     producer.clone(),
@@ -177,12 +196,19 @@ impl Wiring {
     /// Serves the HTTP front door on `listener` until shutdown.
     pub async fn run_ingress(&self, listener: TcpListener) -> anyhow::Result<()> {
         let flag = self.readiness.register("ingress");
+        let Some(budgets) = self.budgets().await? else { return Ok(()) };
+        let deps = millrace_ingress::Deps {
+            codec: self.codec.clone(),
+            storage: self.storage()?.clone(),
+            tenants: self.tenants()?.clone(),
+            budgets,
+            currency: self.prices.currency().to_owned(),
+            metrics: self.metrics.ingress.clone(),
+        };
         millrace_ingress::run(
             &self.config,
             listener,
-            self.codec.clone(),
-            self.storage()?.clone(),
-            self.metrics.ingress.clone(),
+            deps,
             Arc::new(move |ready, why| flag.set(ready, why)),
             self.shutdown.clone(),
         )

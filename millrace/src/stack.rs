@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use millrace_config::{
-    Config, KafkaConfig, KeyConfig, ModelConfig, ProviderConfig, RegistryConfig, Secret, StorageConfig, TenantConfig,
-    UserConfig, VectorsConfig, process_env,
+    Config, KafkaConfig, KeyConfig, ModelConfig, PricingConfig, ProviderConfig, RegistryConfig, Secret, Snapshot,
+    StorageConfig, TenantConfig, UserConfig, VectorsConfig, process_env,
 };
 use millrace_embedded::{Broker, Registry, Vectors};
 use millrace_schemas::Lane;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::endpoints::CLIENT_FILE;
 use crate::keys::random_key;
+use crate::reload::{Hangups, Load, Reloader, TakeUp};
 use crate::services::Service;
 use crate::topic_data;
 use crate::wiring::{Metrics, Wiring, watch};
@@ -94,41 +95,37 @@ impl Stack {
         let broker = Broker::start(&dir.join("broker"), options.kafka_port)?;
         let registry = Registry::start(&dir.join("registry"), 0)?;
         let vectors = Vectors::start(&dir.join("vectors"), 0)?;
-        let simulated = match options.provider {
+        let simulated = match &options.provider {
             None => Some(Server::start(SimulatedProviderConfig::default(), ([127, 0, 0, 1], 0).into()).await?),
             Some(_) => None,
         };
 
-        let mut config = Config::load(options.config.as_deref(), process_env(), [])?;
-        config.kafka = KafkaConfig {
-            bootstrap_servers: broker.bootstrap_servers().to_owned(),
-            partitions: Some(PARTITIONS),
-            replication_factor: Some(1),
-            ..KafkaConfig::default()
+        let hangups = options.config.as_ref().map(|_| Hangups::listen()).transpose()?;
+        let parts = Parts {
+            dir: dir.clone(),
+            file: options.config,
+            provider: options.provider,
+            simulated: simulated.as_ref().map(|server| server.url().to_owned()),
+            kafka: broker.bootstrap_servers().to_owned(),
+            registry: registry.url().to_owned(),
+            vectors: vectors.url().to_owned(),
+            listen: listener.local_addr()?.to_string(),
         };
-        // Members outlive a restart of the embedded broker, so they must be forgotten soon.
-        config.stage.session_timeout_ms = 6000;
-        config.registry = RegistryConfig { url: registry.url().to_owned(), ..RegistryConfig::default() };
-        config.storage = StorageConfig::Embedded { path: dir.join("store") };
-        config.vectors = VectorsConfig { url: Some(vectors.url().to_owned()), ..VectorsConfig::default() };
-        config.ingress.listen = listener.local_addr()?.to_string();
-        add_models(&mut config, &options.provider, simulated.as_ref());
-        if let Some((_, models)) = &options.provider
-            && config.pricing.file.is_none()
-        {
-            config.pricing.file = Some(price_file(dir, models)?);
-        }
-        let new_keys = bootstrap(dir, &mut config)?;
-        config.hash_keys();
-        config.validate()?;
+        let (config, new_keys) = parts.config()?;
+        let used = Snapshot::of(&config);
 
         let topics = topic_data::wanted(&config, None)?;
         topic_data::apply(&config, &topics).await.context("the embedded broker's topics")?;
         write_client_file(dir, &config, &http)?;
         let (metrics, readiness, after) = (Metrics::register()?, Readiness::new(), CancellationToken::new());
+        metrics.config.uses(used.version());
+        tracing::info!(version = used.version(), "all services start");
         watch(config.telemetry.listen.as_deref(), &metrics, &readiness, &after).await?;
         let wiring = Wiring::connect(config, &Service::PIPELINE, (metrics, readiness), shutdown).await?;
         let wiring = wiring.context("stopped while starting")?;
+        if let Some(hangups) = hangups {
+            tokio::spawn(parts.reloader(used, &wiring, http.clone()).keep_up(hangups, wiring.shutdown.clone()));
+        }
         let mut services = JoinSet::new();
         start_services(&wiring, listener, &mut services);
         let stack = Self { wiring, new_keys, http, simulated, broker, registry, vectors, services, after, _lock: lock };
@@ -170,6 +167,62 @@ impl Stack {
         self.broker.shutdown().await;
         self.after.cancel();
         Ok(())
+    }
+}
+
+/// What the configuration of a stack is made of, also when its file has changed.
+struct Parts {
+    dir: PathBuf,
+    file: Option<PathBuf>,
+    provider: Option<(ProviderConfig, Vec<String>)>,
+    /// Where the simulated provider is.
+    simulated: Option<String>,
+    kafka: String,
+    registry: String,
+    vectors: String,
+    listen: String,
+}
+
+impl Parts {
+    /// The configuration, and the keys that were made for it.
+    fn config(&self) -> anyhow::Result<(Config, NewKeys)> {
+        let mut config = Config::load(self.file.as_deref(), process_env(), [])?;
+        config.kafka = KafkaConfig {
+            bootstrap_servers: self.kafka.clone(),
+            partitions: Some(PARTITIONS),
+            replication_factor: Some(1),
+            ..KafkaConfig::default()
+        };
+        // Members outlive a restart of the embedded broker, so they must be forgotten soon.
+        config.stage.session_timeout_ms = 6000;
+        config.registry = RegistryConfig { url: self.registry.clone(), ..RegistryConfig::default() };
+        config.storage = StorageConfig::Embedded { path: self.dir.join("store") };
+        config.vectors = VectorsConfig { url: Some(self.vectors.clone()), ..VectorsConfig::default() };
+        config.ingress.listen.clone_from(&self.listen);
+        add_models(&mut config, &self.provider, self.simulated.as_deref());
+        if let Some((_, models)) = &self.provider
+            && config.pricing.file.is_none()
+        {
+            config.pricing.file = Some(price_file(&self.dir, models)?);
+        }
+        let new_keys = bootstrap(&self.dir, &mut config)?;
+        config.hash_keys();
+        config.validate()?;
+        Ok((config, new_keys))
+    }
+
+    fn reloader(self, used: Snapshot, wiring: &Wiring, http: String) -> Reloader {
+        let (dir, metrics, wiring) = (self.dir.clone(), wiring.metrics.config.clone(), wiring.clone());
+        let load: Load = Box::new(move || Ok(self.config()?.0));
+        let take_up: TakeUp = Box::new(move |config| {
+            wiring.take_up(config)?;
+            if let Err(error) = write_client_file(&dir, config, &http) {
+                let error = crate::ui::one_line(&error);
+                tracing::error!(error, "what other commands read of the configuration can not be written");
+            }
+            Ok(())
+        });
+        Reloader::new(used, load, take_up, metrics)
     }
 }
 
@@ -227,7 +280,7 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-fn add_models(config: &mut Config, provider: &Option<(ProviderConfig, Vec<String>)>, simulated: Option<&Server>) {
+fn add_models(config: &mut Config, provider: &Option<(ProviderConfig, Vec<String>)>, simulated: Option<&str>) {
     match (provider, simulated) {
         (Some((provider, models)), _) => {
             config.providers.insert("provider".to_owned(), provider.clone());
@@ -235,8 +288,8 @@ fn add_models(config: &mut Config, provider: &Option<(ProviderConfig, Vec<String
                 config.models.insert(model.clone(), ModelConfig::chat("provider", 128_000));
             }
         }
-        (None, Some(server)) => {
-            config.providers.insert("simulated".to_owned(), ProviderConfig::new(server.url()));
+        (None, Some(url)) => {
+            config.providers.insert("simulated".to_owned(), ProviderConfig::new(url));
             for model in ["sim-small", "sim-large"] {
                 config.models.insert(model.to_owned(), ModelConfig::chat("simulated", 128_000));
             }
@@ -292,8 +345,7 @@ fn bootstrap(dir: &Path, config: &mut Config) -> anyhow::Result<NewKeys> {
     }
     config.ingress.admin_key_sha256 = keys.admin_sha256.filter(|_| set_admin.is_none());
     config.ingress.admin_key = set_admin.map(Secret::new);
-    let key =
-        KeyConfig { id: KEY_ID.to_owned(), sha256: Some(keys.tenant_sha256), key: None, user: None, admin: false };
+    let key = KeyConfig { id: KEY_ID.to_owned(), sha256: Some(keys.tenant_sha256), ..KeyConfig::default() };
     let users = ["ada", "grace", "linus"].map(|user| (user.to_owned(), UserConfig::default()));
     let tenant = config
         .tenants
@@ -314,14 +366,42 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(std::fs::rename(&temporary, path)?)
 }
 
-/// What `tap`, `publish` and the others need to find this stack. Holds no secret.
+/// What commands beside the stack judge and price requests by.
+#[derive(Serialize)]
+struct Offer<'a> {
+    pricing: &'a PricingConfig,
+    providers: BTreeMap<&'a str, Address<'a>>,
+    models: &'a BTreeMap<String, ModelConfig>,
+    tenants: BTreeMap<&'a str, Allowed<'a>>,
+}
+
+#[derive(Serialize)]
+struct Address<'a> {
+    base_url: &'a str,
+}
+
+#[derive(Serialize)]
+struct Allowed<'a> {
+    models: &'a [String],
+}
+
+/// What `tap`, `publish` and the others need to find this stack, and `batch plan` to judge a file. Holds no secret.
 fn write_client_file(dir: &Path, config: &Config, http: &str) -> anyhow::Result<()> {
+    let providers = config.providers.iter().map(|(name, p)| (name.as_str(), Address { base_url: &p.base_url }));
+    let tenants = config.tenants.iter().map(|(id, tenant)| (id.as_str(), Allowed { models: &tenant.models }));
+    let offer = Offer {
+        pricing: &config.pricing,
+        providers: providers.collect(),
+        models: &config.models,
+        tenants: tenants.collect(),
+    };
     let text = format!(
         "# Written by `millrace up`; read by other commands run beside it.\n\
-         [kafka]\nbootstrap_servers = \"{}\"\npartitions = {PARTITIONS}\nreplication_factor = 1\n\n[registry]\nurl = \"{}\"\n\n[ingress]\nlisten = \"{}\"\n",
+         [kafka]\nbootstrap_servers = \"{}\"\npartitions = {PARTITIONS}\nreplication_factor = 1\n\n[registry]\nurl = \"{}\"\n\n[ingress]\nlisten = \"{}\"\n\n{}",
         config.kafka.bootstrap_servers,
         config.registry.url,
         http.trim_start_matches("http://"),
+        toml::to_string(&offer).context("the models can not be written down")?,
     );
     write_private(&dir.join(CLIENT_FILE), &text)
 }

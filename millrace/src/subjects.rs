@@ -2,8 +2,8 @@
 
 use millrace_config::Config;
 use millrace_schemas::{
-    Call, Cancellation, Completion, DeadLetter, DeadLetterAction, Document, Event, Fact, Lane, Outcome, Prompt,
-    Redrive, ReplyChunk, Request, topics,
+    AuditRecord, Budget, Call, Cancellation, Completion, DeadLetter, DeadLetterAction, DirectoryEntry, Document, Event,
+    Fact, Lane, LimitUse, Outcome, Prompt, Redrive, ReplyChunk, Request, topics,
 };
 
 /// Follows the name of a topic whose second event has a subject of its own.
@@ -25,10 +25,14 @@ pub fn subjects(config: &Config) -> Vec<(String, &'static str)> {
     }
     for (topic, event) in [
         (topics::CALLS, Call::NAME),
+        (topics::BUDGETS, Budget::NAME),
         (topics::REPLIES, Outcome::NAME),
         (topics::FACTS, Fact::NAME),
         (topics::DOCUMENTS, Document::NAME),
         (topics::CANCELLATIONS, Cancellation::NAME),
+        (topics::TENANTS, DirectoryEntry::NAME),
+        (topics::AUDIT, AuditRecord::NAME),
+        (topics::LIMITS, LimitUse::NAME),
         (topics::DEAD_LETTERS, DeadLetter::NAME),
         (topics::DEAD_LETTER_ACTIONS, DeadLetterAction::NAME),
     ] {

@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use anyhow::Context;
 use millrace_admission::Directory;
+use millrace_budgets::{BudgetMetrics, Budgets};
 use millrace_cancellation::{Cancellations, follow};
 use millrace_config::{Config, Secret};
 use millrace_pricing::PriceTable;
 use millrace_provider::{CallMetrics, Providers};
-use millrace_schemas::{Codec, CodecError, RegistryAccess};
+use millrace_schemas::{Codec, CodecError, RegistryAccess, now_millis};
 use millrace_stage::core::{Backoff, jitter};
 use millrace_stage::{StageEnv, StageMetrics, admin_client, fetch_metadata};
 use millrace_storage::{Storage, StorageError};
 use millrace_telemetry::{AdminServer, Readiness, ReadyFlag};
+use millrace_tenants::Tenants;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::config_metrics::ConfigMetrics;
 use crate::services::Service;
 use crate::subjects::subjects;
 
@@ -26,8 +29,12 @@ pub struct Metrics {
     pub registry: prometheus::Registry,
     pub stage: StageMetrics,
     pub calls: CallMetrics,
+    pub prompts: millrace_prompt_builder::PromptMetrics,
     pub ledger: millrace_cost_ledger::LedgerMetrics,
     pub ingress: millrace_ingress::IngressMetrics,
+    pub budgets: BudgetMetrics,
+    pub webhooks: millrace_webhooks::WebhookMetrics,
+    pub config: ConfigMetrics,
 }
 
 impl Metrics {
@@ -37,8 +44,12 @@ impl Metrics {
         let stage = StageMetrics::register(&registry)?;
         Ok(Self {
             calls: CallMetrics::register(&registry)?,
+            prompts: millrace_prompt_builder::PromptMetrics::register(&registry)?,
             ledger: millrace_cost_ledger::LedgerMetrics::register(&registry, &stage)?,
             ingress: millrace_ingress::IngressMetrics::register(&registry)?,
+            budgets: BudgetMetrics::register(&registry)?,
+            webhooks: millrace_webhooks::WebhookMetrics::register(&registry)?,
+            config: ConfigMetrics::register(&registry)?,
             stage,
             registry,
         })
@@ -71,7 +82,9 @@ pub struct Wiring {
     _parts: ReadyFlag,
     storage: Option<Storage>,
     providers: Option<Providers>,
+    tenants: Option<Tenants>,
     cancellations: Option<Cancellations>,
+    budgets: Option<Budgets>,
 }
 
 impl Wiring {
@@ -104,8 +117,34 @@ impl Wiring {
         if let Some(providers) = &providers {
             providers.register(&metrics.registry)?;
         }
-        let cancellations = match services.iter().find(|s| can_be_cancelled(**s)) {
-            Some(service) => Some(follow_cancellations(&config, *service, &codec, &readiness, &shutdown)?),
+        let tenants = match services.iter().find(|s| knows_tenants(**s)) {
+            Some(service) => Some(follow_tenants(&config, *service, &codec, &readiness, &shutdown)?),
+            None => None,
+        };
+        if let Some(tenants) = &tenants
+            && shutdown.run_until_cancelled(tenants.until_caught_up()).await.is_none()
+        {
+            return Ok(None);
+        }
+        let cancellations = match (services.iter().find(|s| can_be_cancelled(**s)), &tenants) {
+            (Some(service), Some(tenants)) => {
+                let directory = tenants.directory().clone();
+                Some(follow_cancellations(&config, *service, directory, &codec, &readiness, &shutdown)?)
+            }
+            (None, _) | (_, None) => None,
+        };
+        let budgets = match &tenants {
+            Some(tenants) => {
+                let directory = tenants.directory().clone();
+                crate::budgets::follow(
+                    &config,
+                    services,
+                    &prices,
+                    (directory, &codec),
+                    (&metrics.budgets, &readiness),
+                    &shutdown,
+                )?
+            }
             None => None,
         };
         Ok(Some(Self {
@@ -118,8 +157,16 @@ impl Wiring {
             shutdown,
             storage,
             providers,
+            tenants,
             cancellations,
+            budgets,
         }))
+    }
+
+    /// What was spent, once everything published earlier is known; none when the process stops before.
+    pub async fn budgets(&self) -> anyhow::Result<Option<Budgets>> {
+        let budgets = self.budgets.as_ref().context("this process follows no budgets")?;
+        Ok(self.shutdown.run_until_cancelled(budgets.until_caught_up()).await.map(|()| budgets.clone()))
     }
 
     /// The store.
@@ -132,12 +179,32 @@ impl Wiring {
         self.providers.as_ref().context("this process calls no provider")
     }
 
+    /// Who there is.
+    pub fn tenants(&self) -> anyhow::Result<&Tenants> {
+        self.tenants.as_ref().context("this process follows no tenants")
+    }
+
     /// Which requests were cancelled, once every earlier cancellation is known; none when the process
     /// stops before.
     pub async fn cancellations(&self) -> anyhow::Result<Option<Cancellations>> {
         let cancellations = self.cancellations.as_ref().context("this process follows no cancellations")?;
         let caught_up = self.shutdown.run_until_cancelled(cancellations.until_caught_up()).await;
         Ok(caught_up.map(|()| cancellations.clone()))
+    }
+
+    /// Uses what `config` says otherwise than the configuration that the process has started with, as far as
+    /// [`millrace_config::LIVE`] names it; what is made of the rest stays.
+    ///
+    /// # Errors
+    /// It can not be used, and nothing has changed.
+    pub fn take_up(&self, config: &Config) -> anyhow::Result<()> {
+        crate::budgets::check_currency(config, &self.prices)?;
+        // Refused by all processes alike, also by those that ask nobody who somebody is.
+        let _usable = Directory::from_config(config)?;
+        if let Some(tenants) = &self.tenants {
+            tenants.reload(config, now_millis())?;
+        }
+        Ok(())
     }
 
     /// What one loop gets; its readiness goes by `name`.
@@ -156,7 +223,9 @@ impl Wiring {
 
 fn needs_storage(service: Service) -> bool {
     match service {
-        Service::Ingress | Service::PromptBuilder | Service::ResultSink | Service::CostLedger => true,
+        Service::Ingress | Service::PromptBuilder | Service::ResultSink | Service::Webhooks | Service::CostLedger => {
+            true
+        }
         Service::InferenceRouter | Service::Moderator | Service::Indexer | Service::SimulatedProvider => false,
     }
 }
@@ -167,8 +236,21 @@ fn pays(service: Service) -> bool {
         Service::Ingress
         | Service::Moderator
         | Service::ResultSink
+        | Service::Webhooks
         | Service::CostLedger
         | Service::SimulatedProvider => false,
+    }
+}
+
+fn knows_tenants(service: Service) -> bool {
+    match service {
+        Service::Ingress
+        | Service::PromptBuilder
+        | Service::InferenceRouter
+        | Service::Indexer
+        | Service::ResultSink
+        | Service::CostLedger => true,
+        Service::Moderator | Service::Webhooks | Service::SimulatedProvider => false,
     }
 }
 
@@ -178,15 +260,38 @@ fn can_be_cancelled(service: Service) -> bool {
         Service::Ingress
         | Service::Moderator
         | Service::ResultSink
+        | Service::Webhooks
         | Service::CostLedger
         | Service::Indexer
         | Service::SimulatedProvider => false,
     }
 }
 
+fn follow_tenants(
+    config: &Config,
+    service: Service,
+    codec: &Codec,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Tenants> {
+    let tenants = Tenants::new(config, Directory::from_config(config)?);
+    let flag = readiness.register("tenants");
+    millrace_tenants::follow(
+        config,
+        &format!("{}.tenants", service.name()),
+        codec.clone(),
+        tenants.clone(),
+        Box::new(move |ready, why| flag.set(ready, why)),
+        shutdown.clone(),
+    )
+    .context("no thread for the tenants")?;
+    Ok(tenants)
+}
+
 fn follow_cancellations(
     config: &Config,
     service: Service,
+    directory: Directory,
     codec: &Codec,
     readiness: &Readiness,
     shutdown: &CancellationToken,
@@ -196,7 +301,7 @@ fn follow_cancellations(
     follow(
         config,
         &format!("{}.cancellations", service.name()),
-        (Directory::from_config(config)?, codec.clone()),
+        (directory, codec.clone()),
         cancellations.clone(),
         Box::new(move |ready, why| flag.set(ready, why)),
         shutdown.clone(),

@@ -1,6 +1,6 @@
 //! From a completion to its outcome, without I/O.
 
-use millrace_rules::{Action, Compiled};
+use millrace_rules::{Action, Compiled, CompletionError, Moderated};
 use millrace_schemas::{
     Completion, Ended, EndedStatus, Meta, Moderation, Operation, Outcome, OutcomeStatus, StageTime,
 };
@@ -14,12 +14,16 @@ const REDACTED_LIMIT: usize = 900 * 1024;
 /// The outcome of `completion` under `rules`. `started_at` and `now` in microseconds since the epoch.
 #[must_use]
 pub fn decide(completion: Completion, rules: &Compiled, started_at: i64, now: i64) -> Outcome {
-    let Completion { meta, response, model, provider, rule_set, ended, bill, mut stages } = completion;
+    let Completion { meta, response, model, provider, rule_set, ended, bill, mut stages, prompt_moderation } =
+        completion;
     let verdict = match (ended, response) {
         (Some(ended), _) => Verdict::ended(ended),
-        // Vectors say nothing.
-        (None, Some(answer)) if meta.operation == Operation::Embeddings.as_str() => Verdict::passed(answer),
-        (None, Some(answer)) => check(rules, answer),
+        (None, Some(answer)) => match meta.operation.parse() {
+            // Vectors say nothing.
+            Ok(Operation::Embeddings) => Verdict::passed(answer),
+            Ok(Operation::Responses) => check(rules.apply_to_response(&answer), answer),
+            Ok(Operation::Chat) | Err(_) => check(rules.apply_to_chat_completion(&answer), answer),
+        },
         (None, None) => Verdict::ended(Ended::invalid(
             "empty_completion",
             None,
@@ -48,6 +52,7 @@ pub fn decide(completion: Completion, rules: &Compiled, started_at: i64, now: i6
         stages,
         finished_at: now,
         meta,
+        prompt_moderation,
     }
 }
 
@@ -76,6 +81,7 @@ pub fn unreadable(meta: Meta, message: &str, now: i64) -> Outcome {
         bill: Vec::new(),
         stages: Vec::new(),
         finished_at: now,
+        prompt_moderation: None,
     }
 }
 
@@ -120,8 +126,8 @@ impl Verdict {
     }
 }
 
-fn check(rules: &Compiled, answer: Vec<u8>) -> Verdict {
-    let moderated = match rules.apply_to_chat_completion(&answer) {
+fn check(moderated: Result<Moderated, CompletionError>, answer: Vec<u8>) -> Verdict {
+    let moderated = match moderated {
         Ok(moderated) => moderated,
         // What can not be read can not be held to the rules, so it is not let through.
         Err(error) => {
@@ -129,7 +135,7 @@ fn check(rules: &Compiled, answer: Vec<u8>) -> Verdict {
                 502,
                 "invalid_provider_response",
                 "server_error",
-                format!("the provider's answer is no chat completion ({error}); send the request again"),
+                format!("the provider's answer can not be read ({error}); send the request again"),
             ));
         }
     };
@@ -165,7 +171,7 @@ fn check(rules: &Compiled, answer: Vec<u8>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use millrace_rules::RuleSet;
-    use millrace_schemas::{CallLine, Lane};
+    use millrace_schemas::{CallLine, Lane, PromptModeration};
 
     use super::*;
 
@@ -211,6 +217,7 @@ mod tests {
                 2
             ],
             stages: vec![],
+            prompt_moderation: None,
         }
     }
 
@@ -261,6 +268,17 @@ mod tests {
     }
 
     #[test]
+    fn an_outcome_says_what_was_found_in_the_prompt() {
+        let rules = RuleSet::default().compile().expect("rules");
+        let found = PromptModeration { action: "block".into(), rules_version: "v".into(), hits: vec!["secret".into()] };
+        let ended = Ended { status: EndedStatus::Blocked, ..Ended::invalid("content_blocked", None, "m") };
+        let blocked = Completion { prompt_moderation: Some(found.clone()), ..completion(None, Some(ended)) };
+        let outcome = decide(blocked, &rules, 3, 4);
+        assert_eq!((outcome.status, outcome.moderation.action.as_str()), (OutcomeStatus::Blocked, "none"));
+        assert_eq!(outcome.prompt_moderation, Some(found));
+    }
+
+    #[test]
     fn vectors_pass_as_they_came() {
         let rules = RuleSet::default().compile().expect("rules");
         let vectors = r#"{"object":"list", "data":[{"embedding":[1e2]}]}"#;
@@ -269,6 +287,19 @@ mod tests {
         let outcome = decide(completion, &rules, 3, 4);
         assert_eq!((outcome.status, outcome.moderation.action.as_str()), (OutcomeStatus::Succeeded, "none"));
         assert_eq!(outcome.response.as_deref(), Some(vectors.as_bytes()));
+    }
+
+    #[test]
+    fn responses_are_held_to_the_rules() {
+        let rules: RuleSet = r#"pii = { email = "redact" }"#.parse().expect("rules");
+        let rules = rules.compile().expect("rules");
+        let response = |text: &str| format!(r#"{{"output":[{{"type":"message","content":[{{"text":"{text}"}}]}}]}}"#);
+        let mut completion = completion(Some(&response("to bob@example.com")), None);
+        completion.meta.operation = Operation::Responses.to_string();
+        let outcome = decide(completion.clone(), &rules, 3, 4);
+        assert_eq!(outcome.response.as_deref(), Some(response("to [EMAIL]").as_bytes()));
+        completion.response = Some(answer("a chat").into_bytes());
+        assert_eq!(decide(completion, &rules, 3, 4).status, OutcomeStatus::Failed);
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Prompts of verdicts: pure functions.
 
+use std::collections::BTreeMap;
+
 use millrace_admission::{Admitted, Rejected};
 use millrace_provider::{FINISHED, Who, finished_from_line};
-use millrace_schemas::{Call, CallLine, Ended, EndedStatus, Prompt, StageTime};
+use millrace_rules::{Action, PromptVerdict};
+use millrace_schemas::{Call, CallLine, Ended, EndedStatus, Prompt, PromptModeration, StageTime};
 
 use crate::STAGE;
 use crate::passages::{self, Fitted};
@@ -39,6 +42,8 @@ pub(crate) fn prompt_of(mut admitted: Admitted, found: &[Passage], bill: Vec<Cal
         ended: None,
         bill,
         stages: times.stages(),
+        prompt_moderation: None,
+        placeholders: BTreeMap::new(),
     }
 }
 
@@ -62,6 +67,8 @@ pub(crate) fn rejection_of(rejected: Rejected, times: Times) -> Prompt {
         ended: Some(rejected.ended),
         bill: Vec::new(),
         stages: times.stages(),
+        prompt_moderation: None,
+        placeholders: BTreeMap::new(),
     }
 }
 
@@ -72,6 +79,43 @@ pub(crate) fn finished_calls(prompt: &Prompt) -> Vec<Call> {
     let at = prompt.stages.last().map_or(prompt.meta.received_at, |stage| stage.finished_at);
     let finished = prompt.bill.iter().filter(|line| line.status == FINISHED);
     finished.map(|line| finished_from_line(&who, line, at)).collect()
+}
+
+/// What an outcome says of what was found in its prompt.
+pub(crate) fn moderation_of(verdict: &PromptVerdict) -> PromptModeration {
+    PromptModeration {
+        action: verdict.action.as_str().to_owned(),
+        rules_version: verdict.rules_version.clone(),
+        hits: verdict.rules(Action::Allow),
+    }
+}
+
+/// How a request ends whose prompt its rules block: as one whose answer they block. `None` of one that passes.
+pub(crate) fn blocked(verdict: &PromptVerdict) -> Option<Ended> {
+    if verdict.action < Action::Block {
+        return None;
+    }
+    let message = format!(
+        "the prompt broke the moderation rules of your organisation ({}) and was sent to no model",
+        verdict.rules(Action::Block).join(", ")
+    );
+    Some(Ended { status: EndedStatus::Blocked, http_status: 403, ..Ended::invalid("content_blocked", None, message) })
+}
+
+/// How a request ends whose rule set nobody made known here until its deadline: as at the moderator.
+pub(crate) fn rule_set_missing(rule_set: &str) -> Ended {
+    Ended {
+        kind: "server_error".to_owned(),
+        http_status: 500,
+        ..Ended::invalid(
+            "rule_set_missing",
+            None,
+            format!(
+                "the rule set `{rule_set}` that this prompt is to be held to is not known here; tell the operator of \
+                 this service"
+            ),
+        )
+    }
 }
 
 /// How a request ends whose passages can not be had.

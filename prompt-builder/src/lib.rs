@@ -1,13 +1,15 @@
 //! Builds the exact provider request.
 //!
 //! ```text
-//! requests.L, customers' topics of L, redrives.L ── prove the tenant ── read ── admit ── claim the key ── retrieve ──> prompts.L, then `finished`
+//! requests.L, customers' topics of L, redrives.L ── prove the tenant ── read ── admit ── claim the key ── hold to the rules ── retrieve ──> prompts.L, then `finished`
 //!                                                                     │                         └──── calls (embedding the question)
 //!                                                                     └── a duplicate: no prompt; `replies` and the reply topic if its outcome is there
 //! ```
 //!
 //! - [`spec`] and [`stage()`] are all that the binary needs; the steps in order are in `stage.rs`.
 //! - `decide.rs` makes prompts of verdicts, `passages.rs` fits passages into a prompt; neither does I/O.
+//! - `redact.rs` puts what rules let a model see in the place of what was asked; no I/O either.
+//! - `conversation.rs` puts what a response goes on from before its input.
 //! - `redrive.rs` reads the original of a request that an operator runs again: it is judged like a new one.
 //! - `retrieve.rs` finds passages, over the ports in `ports.rs`; `embed.rs` and [`vectors`] are their
 //!   adapters.
@@ -19,20 +21,23 @@
 //!
 //! Invariant: of all redrives to the same run of a request exactly one becomes a prompt.
 
+mod conversation;
 mod decide;
 mod embed;
+mod metrics;
 mod passages;
 mod ports;
+mod redact;
 mod redrive;
 mod retrieve;
 mod stage;
 pub mod vectors;
 
-use millrace_admission::{Directory, DirectoryError};
-use millrace_config::Config;
+use millrace_admission::Directory;
 use millrace_schemas::{Lane, topics};
 use millrace_stage::DriverSpec;
 
+pub use metrics::PromptMetrics;
 pub use ports::Passage;
 pub use stage::{Deps, PromptBuilder, StartError, stage};
 
@@ -59,18 +64,16 @@ pub fn redrive_spec(lane: Lane) -> DriverSpec {
 }
 
 /// What the builder of a lane consumes and how.
-///
-/// # Errors
-/// When the directory of tenants can not be built of the configuration.
-pub fn spec(config: &Config, lane: Lane) -> Result<DriverSpec, DirectoryError> {
-    Ok(DriverSpec {
+#[must_use]
+pub fn spec(directory: &Directory, lane: Lane) -> DriverSpec {
+    DriverSpec {
         stage: STAGE,
         lane: lane.to_string(),
         group: format!("{STAGE}.{lane}"),
         topics: vec![topics::of(topics::REQUESTS, lane)],
-        foreign_topics: Directory::from_config(config)?.bound_topics(lane),
+        foreign_topics: directory.bound_topics(lane),
         // Anybody may write there; the idempotency key is what makes two records one request.
         drop_duplicates: false,
         own_output: Some(topics::of(topics::PROMPTS, lane)),
-    })
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millrace_admission::Retrieval;
 use millrace_provider::Who;
-use millrace_schemas::{CallLine, Ended, Meta, now_millis};
+use millrace_schemas::{CallLine, Ended, Meta, time_until};
 use millrace_stage::core::{Backoff, jitter};
 use millrace_stage::{Received, StageError};
 
@@ -113,8 +113,7 @@ impl Retriever {
 
 /// The delay, if it ends before the deadline (milliseconds since the epoch).
 fn within(deadline: i64, delay: Duration) -> Option<Duration> {
-    let left = u64::try_from(deadline.saturating_sub(now_millis())).ok()?;
-    (delay < Duration::from_millis(left)).then_some(delay)
+    (delay < time_until(deadline)?).then_some(delay)
 }
 
 fn too_late() -> Ended {

@@ -1,24 +1,32 @@
 //! The builder's steps, in order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_admission::{
-    Admission, Admitted, Arrival, DirectoryError, Principal, Rejected, SYSTEM_TENANT, record, replies,
+    Admission, Admitted, Arrival, Directory, Principal, Rejected, SYSTEM_TENANT, record, replies,
 };
 use millrace_cancellation::Cancellations;
 use millrace_config::Config;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
+use millrace_rules::{Compiled, PromptVerdict, RulesError};
 use millrace_schemas::{
-    Codec, CodecError, Ended, Lane, Meta, Prompt, Redrive, Request, SIGNATURE_HEADER, now_micros, topics,
+    Codec, CodecError, Ended, Lane, Meta, Prompt, Redrive, Request, SIGNATURE_HEADER, VALUE_SCHEMA_ID_HEADER,
+    now_micros, now_millis, topics,
 };
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 use millrace_storage::{Claim, Claimed, IdempotencyKeys, Results, Storage, StorageError, Waiter};
 use qdrant_client::QdrantError;
 
-use crate::decide::{Times, ended_of, finished_calls, prompt_of, rejection_of};
+use crate::conversation::Conversations;
+use crate::decide::{
+    Times, blocked, ended_of, finished_calls, moderation_of, prompt_of, rejection_of, rule_set_missing,
+};
 use crate::embed::PaidEmbedder;
+use crate::metrics::PromptMetrics;
 use crate::ports::Partitions;
+use crate::redact::{redact, redact_passages};
 use crate::redrive::{is_redrive, original};
 use crate::retrieve::{Retrieved, Retriever};
 use crate::vectors::{self, QdrantPassages};
@@ -35,21 +43,25 @@ pub struct Deps<'a> {
     pub codec: Codec,
     /// Idempotency keys and results.
     pub storage: &'a Storage,
+    /// Who there is.
+    pub directory: Directory,
     /// Which requests are not to be built.
     pub cancellations: Cancellations,
     /// Where the calls are counted.
-    pub metrics: CallMetrics,
+    pub calls: CallMetrics,
+    /// Where is counted what rules find in prompts.
+    pub metrics: PromptMetrics,
 }
 
 /// Why a builder can not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The tenants.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
     /// The embedding model has no price: it could not be accounted for.
     #[error(transparent)]
     NoPrice(#[from] PricingError),
+    /// A rule set that can not be used, or their file can not be read.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// The address of the vector store.
     #[error("`vectors.url`: {0}")]
     Vectors(#[from] Box<QdrantError>),
@@ -63,7 +75,10 @@ pub struct PromptBuilder {
     results: Arc<dyn Results>,
     partitions: Arc<dyn Partitions>,
     retriever: Option<Retriever>,
+    conversations: Conversations,
     cancellations: Cancellations,
+    rules: BTreeMap<String, Compiled>,
+    metrics: PromptMetrics,
     lane: Lane,
 }
 
@@ -73,14 +88,22 @@ pub struct PromptBuilder {
 /// [`StartError`].
 pub fn stage(config: &Config, deps: Deps<'_>, lane: Lane) -> Result<PromptBuilder, StartError> {
     let retriever = retriever(config, &deps)?;
+    let conversations = Conversations {
+        kept: Arc::clone(&deps.storage.kept),
+        results: Arc::clone(&deps.storage.results),
+        codec: deps.codec.clone(),
+    };
     Ok(PromptBuilder {
-        admission: Admission::from_config(config)?,
+        admission: Admission::new(config, deps.directory),
+        conversations,
         codec: deps.codec,
         keys: Arc::clone(&deps.storage.keys),
         results: Arc::clone(&deps.storage.results),
         partitions: Arc::new(deps.producer),
         retriever,
         cancellations: deps.cancellations,
+        rules: millrace_rules::load(&config.moderation.rule_sets, config.moderation.rules_file.as_deref())?,
+        metrics: deps.metrics,
         lane,
     })
 }
@@ -92,7 +115,7 @@ fn retriever(config: &Config, deps: &Deps<'_>) -> Result<Option<Retriever>, Star
     let (Some(model), Some(target), Some(client)) = (model, target, client) else { return Ok(None) };
     deps.prices.price(&target.provider, &target.model, now_micros() / 1000)?;
     let prices = Arc::clone(&deps.prices);
-    let ledger = Ledgered::new(deps.producer.clone(), deps.codec.clone(), prices, deps.metrics.clone());
+    let ledger = Ledgered::new(deps.producer.clone(), deps.codec.clone(), prices, deps.calls.clone());
     Ok(Some(Retriever {
         embedder: Arc::new(PaidEmbedder::new(target.clone(), ledger, model.context_tokens)),
         passages: Arc::new(QdrantPassages::new(client, config.vectors.collection.clone())),
@@ -190,12 +213,15 @@ impl PromptBuilder {
     /// Proves the tenant, reads the request, and admits it or not.
     async fn judge(&self, record: &Received, arrival: &Arrival<'_>) -> Result<Judged, StageError> {
         let signature = record.header(SIGNATURE_HEADER);
+        // An operator's word is as good as a key that is good no more.
+        let at = if arrival.run == 0 { record.timestamp } else { 0 };
         let rejected = |principal: &Principal, request: &Request, ended: Ended| {
             Err(Box::new(self.admission.reject(principal, request, arrival, ended)))
         };
         let nobody = Request::new(Vec::new());
-        let principal = match self.admission.directory().verify_record(&record.at.topic, signature, &record.value) {
+        let principal = match self.admission.directory().verify_record(&record.at.topic, signature, &record.value, at) {
             Ok(principal) => principal,
+            Err(refusal) if refusal.may_pass(at, now_millis()) => return Err(StageError::retry(refusal.to_string())),
             Err(refusal) => {
                 let verdict = rejected(&Principal::system(), &nobody, refusal.ended());
                 return Ok(Judged { verdict, given: None });
@@ -218,10 +244,13 @@ impl PromptBuilder {
     }
 
     async fn read(&self, record: &Received) -> Result<(Request, Option<Ended>), CodecError> {
-        if record.header("content-type").is_some_and(record::is_json) {
-            return Ok(record::from_json_record(&record.headers, record.value.clone()));
+        if let Some(asked) = record::read(&record.headers, &record.value) {
+            return Ok(asked);
         }
-        self.codec.decode(&record.value).await.map(|request| (request, None))
+        let schema = record.header_bytes(VALUE_SCHEMA_ID_HEADER);
+        let mut request = self.codec.decode_record(schema, &record.value).await?;
+        let unreadable = record::fill(&mut request, &record.headers);
+        Ok((request, unreadable))
     }
 
     /// Exactly one of several redrives becomes a run; a first run needs no claim.
@@ -276,7 +305,11 @@ impl PromptBuilder {
             plan.then.push(addressed(topics::REPLIES).to(to).header("replica", replica));
         }
         if let Some(topic) = &meta.reply_topic {
-            plan.then.push(Outgoing { foreign: true, ..addressed(topic).to(To::ByKey) });
+            let out = addressed(topic).to(To::ByKey).of_customer(meta.idempotency_key.as_deref());
+            plan.then.push(match self.admission.directory().reads_json(&meta.tenant, topic) {
+                true => out.into_json(&self.codec).await?,
+                false => out,
+            });
         }
         Ok(plan)
     }
@@ -293,17 +326,68 @@ impl PromptBuilder {
         self.cancellations.is_cancelled(&meta.tenant, &meta.request_id)
     }
 
-    /// Fetches passages where a collection is named, and writes the prompt.
+    /// Writes the prompt, with what its rules found in it.
     async fn build(&self, record: &Received, admitted: Admitted, taken: i64) -> Result<Plan, StageError> {
+        let Some(rules) = self.rules.get(&admitted.rule_set) else {
+            let ended = rule_set_missing(&admitted.rule_set);
+            // Rules are rolled out before the tenants that name them; until then this waits.
+            return match now_millis() < admitted.meta.deadline {
+                true => Err(StageError::retry(format!("rule set `{}` is not configured here", admitted.rule_set))),
+                false => self.plan(&ended_of(admitted, ended, Vec::new(), Times { taken, decided: now_micros() })),
+            };
+        };
+        let mut found = None;
+        let prompt = self.prompt(record, admitted, (rules, &mut found), taken).await?;
+        if let Some(found) = &found {
+            self.metrics.count(found);
+        }
+        let prompt_moderation = found.as_ref().map(moderation_of);
+        let restored = found.filter(|found| found.restores && prompt.ended.is_none());
+        let placeholders = restored.map(|found| found.placeholders.into_values()).unwrap_or_default();
+        self.plan(&Prompt { prompt_moderation, placeholders, ..prompt })
+    }
+
+    /// Holds the prompt to its rules, before anything is kept, fetched or paid; adds what it goes on from, and fetches
+    /// passages where a collection is named.
+    async fn prompt(
+        &self,
+        record: &Received,
+        mut admitted: Admitted,
+        (rules, found): (&Compiled, &mut Option<PromptVerdict>),
+        taken: i64,
+    ) -> Result<Prompt, StageError> {
+        let times = || Times { taken, decided: now_micros() };
+        *found = rules.check_prompt(&admitted.body.to_bytes());
+        if let Some(ended) = found.as_ref().and_then(blocked) {
+            return Ok(ended_of(admitted, ended, Vec::new(), times()));
+        }
+        if let Err(ended) = self.conversations.join(&mut admitted).await? {
+            return Ok(ended_of(admitted, ended, Vec::new(), times()));
+        }
+        if admitted.previous.is_some() {
+            // Answers are part of it now, which were held to other rules.
+            *found = rules.check_prompt(&admitted.body.to_bytes());
+            if let Some(ended) = found.as_ref().and_then(blocked) {
+                return Ok(ended_of(admitted, ended, Vec::new(), times()));
+            }
+        }
+        if let Some(ended) = found.as_mut().and_then(|found| redact(&mut admitted, rules, found).err()) {
+            return Ok(ended_of(admitted, ended, Vec::new(), times()));
+        }
         let retrieved = match (&self.retriever, &admitted.collection) {
             (Some(retriever), Some(wanted)) => retriever.retrieve(record, &admitted.meta, wanted).await?,
             // Admission refuses a collection where there is nothing to retrieve from.
             (None, _) | (_, None) => Retrieved { passages: Ok(Vec::new()), bill: Vec::new() },
         };
-        let times = Times { taken, decided: now_micros() };
-        self.plan(&match retrieved.passages {
-            Ok(passages) => prompt_of(admitted, &passages, retrieved.bill, times),
-            Err(ended) => ended_of(admitted, ended, retrieved.bill, times),
+        Ok(match retrieved.passages {
+            Ok(passages) => {
+                let passages = match found {
+                    Some(found) => redact_passages(passages, rules, found),
+                    None => passages,
+                };
+                prompt_of(admitted, &passages, retrieved.bill, times())
+            }
+            Err(ended) => ended_of(admitted, ended, retrieved.bill, times()),
         })
     }
 
@@ -347,7 +431,7 @@ fn meta_of(verdict: &Result<Admitted, Box<Rejected>>) -> &Meta {
     }
 }
 
-fn stage_error(error: StorageError) -> StageError {
+pub(crate) fn stage_error(error: StorageError) -> StageError {
     match error {
         StorageError::Outage(_) => StageError::retry(error.to_string()),
         StorageError::Refused(_) => StageError::Fatal(error.to_string()),

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use millrace_config::{KeyConfig, ModelConfig, TenantConfig, TopicBinding, hash_key};
 use millrace_provider::{FINISHED, UNCONFIRMED, Who};
 use millrace_schemas::{
-    Call, CallKind, CallLine, Coordinates, EndedStatus, RegistryAccess, RequestId, Source, call_id, now_millis,
+    Call, CallKind, CallLine, Coordinates, EndedStatus, Moderation, Outcome, OutcomeStatus, RegistryAccess, RequestId,
+    Source, call_id, now_millis,
 };
 use millrace_storage::LogPlace;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,24 @@ struct Store {
     claims: Mutex<BTreeMap<(String, String), Claim>>,
     waiters: Mutex<Vec<(String, Waiter)>>,
     results: Mutex<BTreeMap<(String, String), Vec<u8>>>,
+    kept: Mutex<BTreeMap<String, Vec<u8>>>,
+}
+
+#[async_trait]
+impl millrace_storage::KeptRequests for Store {
+    async fn keep(&self, _: &str, request_id: &str, request: Vec<u8>) -> Result<(), StorageError> {
+        self.kept.lock().unwrap().insert(request_id.to_owned(), request);
+        Ok(())
+    }
+
+    async fn kept(&self, _: &str, request_id: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.kept.lock().unwrap().get(request_id).cloned())
+    }
+
+    async fn forget(&self, _: &str, request_id: &str) -> Result<(), StorageError> {
+        self.kept.lock().unwrap().insert(request_id.to_owned(), Vec::new());
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -76,12 +95,14 @@ impl Partitions for Twelve {
 struct FakeEmbedder {
     script: Mutex<VecDeque<EmbedError>>,
     calls: Mutex<u32>,
+    questions: Mutex<Vec<String>>,
 }
 
 #[async_trait]
 impl Embedder for FakeEmbedder {
     async fn embed(&self, _: &Received, _: &Who, question: &str) -> Result<Embedded, EmbedError> {
-        assert_eq!(question, "How many hats?");
+        assert!(question.starts_with("How many hats"), "{question}");
+        self.questions.lock().unwrap().push(question.to_owned());
         *self.calls.lock().unwrap() += 1;
         match self.script.lock().unwrap().pop_front() {
             Some(error) => Err(error),
@@ -165,20 +186,20 @@ async fn bench_with(found: &[&str]) -> Bench {
     let found = found.iter().map(|text| Passage { title: None, text: (*text).to_owned() }).collect();
     let passages = Arc::new(FakePassages { found, any: Mutex::default(), search: Mutex::default() });
     let retriever = Retriever { embedder: embedder.clone(), passages: passages.clone() };
+    // Without topics nothing is registered, and no registry is asked.
+    let nowhere = RegistryAccess { url: "http://127.0.0.1:1".to_owned(), ..RegistryAccess::default() };
+    let codec = Codec::connect(&nowhere, &[]).await.unwrap();
     let builder = PromptBuilder {
         admission: Admission::from_config(&config()).unwrap(),
-        // Without topics nothing is registered, and no registry is asked.
-        codec: Codec::connect(
-            &RegistryAccess { url: "http://127.0.0.1:1".to_owned(), ..RegistryAccess::default() },
-            &[],
-        )
-        .await
-        .unwrap(),
+        conversations: Conversations { kept: store.clone(), results: store.clone(), codec: codec.clone() },
+        codec,
         keys: store.clone(),
         results: store.clone(),
         partitions: Arc::new(Twelve),
         retriever: Some(retriever),
         cancellations: Cancellations::default(),
+        rules: millrace_rules::compile_all(&config().moderation.rule_sets, None).unwrap(),
+        metrics: crate::metrics::PromptMetrics::new().unwrap(),
         lane: Lane::Batch,
     };
     Bench { builder, store, embedder, passages }
@@ -208,7 +229,7 @@ impl Bench {
     fn signed(&self, offset: i64, request: &Request) -> Received {
         let value = self.builder.codec.encode(request).unwrap();
         let directory = self.builder.admission.directory();
-        let signature = directory.sign(&directory.verify_key("sk-a").unwrap(), &value).unwrap();
+        let signature = directory.sign(&directory.verify_key("sk-a", 0).unwrap(), &value).unwrap();
         received("requests.batch", offset, value, &[(SIGNATURE_HEADER, &signature)])
     }
 
@@ -266,6 +287,69 @@ async fn a_signed_request_becomes_a_prompt_with_its_own_bytes() {
     assert_eq!(prompt.meta.request_id, RequestId::of_coordinates("acme", &record.at).into_string());
     assert_eq!((prompt.ended, prompt.passages, prompt.bill.len(), prompt.choices), (None, 0, 0, 1));
     assert_eq!(bench.embedded(), 0);
+}
+
+#[tokio::test]
+async fn a_response_goes_on_from_what_was_asked_and_answered() {
+    let bench = bench().await;
+    let asked = |body: String| Request { operation: "responses".to_owned(), ..Request::new(body.into_bytes()) };
+    let first = bench.built(&bench.signed(1, &asked(r#"{"model":"small","input":"How many hats?"}"#.to_owned()))).await;
+    let body = |prompt: &Prompt| String::from_utf8(prompt.body.clone().unwrap()).unwrap();
+    assert_eq!(body(&first), r#"{"model":"small","input":"How many hats?"}"#, "as it came");
+    let name = millrace_admission::responses::id_of(&first.meta.request_id);
+    let again = asked(format!(r#"{{"model":"small","input":"And coats?","previous_response_id":"{name}"}}"#));
+
+    // Known, and not answered in time.
+    let ended = bench.built(&bench.signed(2, &again)).await.ended.unwrap();
+    assert_eq!((ended.code.as_str(), ended.http_status), ("previous_response_not_finished", 400));
+
+    let outcome = Outcome {
+        response: Some(br#"{"output":[{"type":"message","content":[]}]}"#.to_vec()),
+        ..outcome_of(first.meta.clone())
+    };
+    let key = ("acme".to_owned(), first.meta.request_id.clone());
+    bench.store.results.lock().unwrap().insert(key, bench.builder.codec.encode(&outcome).unwrap());
+    let second = bench.built(&bench.signed(3, &again)).await;
+    let input = serde_json::from_str::<serde_json::Value>(&body(&second)).unwrap()["input"].clone();
+    let said = |text: &str| serde_json::json!({ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }] });
+    let answered = serde_json::json!({ "type": "message", "content": [] });
+    assert_eq!(input, serde_json::json!([said("How many hats?"), answered, said("And coats?")]));
+    assert!(second.prompt_tokens > first.prompt_tokens);
+
+    // What was forgotten, not stored, or is another tenant's, is not there.
+    millrace_storage::KeptRequests::forget(&*bench.store, "acme", &first.meta.request_id).await.unwrap();
+    assert_eq!(bench.built(&bench.signed(4, &again)).await.ended.unwrap().code, "previous_response_not_found");
+    let unstored = asked(r#"{"model":"small","input":"x","store":false}"#.to_owned());
+    let unstored = bench.built(&bench.signed(5, &unstored)).await;
+    assert!(!bench.store.kept.lock().unwrap().contains_key(&unstored.meta.request_id));
+    let foreign = asked(r#"{"model":"small","input":"x","previous_response_id":"resp_1"}"#.to_owned());
+    bench.poisoned(&bench.signed(6, &foreign), "previous_response_not_found").await;
+}
+
+fn outcome_of(meta: Meta) -> Outcome {
+    Outcome {
+        meta,
+        status: OutcomeStatus::Succeeded,
+        response: None,
+        error: None,
+        model: "small".to_owned(),
+        provider: None,
+        moderation: Moderation {
+            action: "none".to_owned(),
+            rule_set: String::new(),
+            rules_version: String::new(),
+            hits: Vec::new(),
+        },
+        input_tokens: 0,
+        output_tokens: 0,
+        cost_nanos: 0,
+        charge_nanos: 0,
+        currency: String::new(),
+        bill: Vec::new(),
+        stages: Vec::new(),
+        finished_at: 0,
+        prompt_moderation: None,
+    }
 }
 
 #[tokio::test]
@@ -508,6 +592,9 @@ async fn a_request_that_was_taken_back_is_not_built_and_keeps_its_key() {
     other.builder.cancellations.cancel("rival", &id);
     assert!(!other.builder.is_cancelled(&prompt.meta));
 }
+
+#[path = "rules_tests.rs"]
+mod rules;
 
 #[path = "redrive_tests.rs"]
 mod redrive;

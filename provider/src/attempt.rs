@@ -7,16 +7,18 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_openai::error::OpenAIError;
 use async_openai::middleware::HttpRequestFactory;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use reqwest::{Response, StatusCode};
 use serde::de::IgnoredAny;
 
 use crate::failure::{CallError, Refusal};
+use crate::keys::Key;
 use crate::retry_after::retry_after;
 use crate::streamed;
 
@@ -29,8 +31,10 @@ const ERROR_LIMIT: usize = 64 << 10;
 #[derive(Clone)]
 pub(crate) struct Attempt {
     pub http: reqwest::Client,
-    /// False for providers without a key: async-openai would send an empty one.
-    pub authorized: bool,
+    /// None for providers without a key: async-openai would send an empty one.
+    pub key: Option<Arc<Key>>,
+    /// Shown the headers of the answer.
+    pub learn: Arc<dyn Fn(&HeaderMap) + Send + Sync>,
     /// For everything from connecting to the last byte.
     pub timeout: Duration,
     /// Whether the answer is handed on in events, as they come.
@@ -41,16 +45,15 @@ impl Attempt {
     async fn send(self, factory: HttpRequestFactory) -> Result<Response, CallError> {
         let mut request = factory.build().await.map_err(|e| CallError::NotSent(e.to_string()))?;
         *request.timeout_mut() = Some(self.timeout);
-        if !self.authorized {
-            request.headers_mut().remove(AUTHORIZATION);
-        } else if let Some(key) = request.headers_mut().get_mut(AUTHORIZATION) {
-            // Not shown by any debug output, and kept out of HTTP/2's compression tables.
-            key.set_sensitive(true);
-        }
+        match &self.key {
+            Some(key) => request.headers_mut().insert(AUTHORIZATION, key.header()),
+            None => request.headers_mut().remove(AUTHORIZATION),
+        };
         let response = self.http.execute(request).await.map_err(|error| unsent_or_lost(&error))?;
+        (self.learn)(response.headers());
         let status = response.status();
         if !status.is_success() {
-            Err(refusal(response).await)
+            Err(refusal(response, self.key.as_deref()).await)
         } else if !self.streams {
             Ok(http::Response::new(whole_answer(response).await?).into())
         } else if status == StatusCode::OK && is_event_stream(&response) {
@@ -120,11 +123,16 @@ async fn whole_answer(response: Response) -> Result<Vec<u8>, CallError> {
     Ok(body)
 }
 
-async fn refusal(response: Response) -> CallError {
+async fn refusal(response: Response, key: Option<&Key>) -> CallError {
     let status = response.status().as_u16();
     let wait = retry_after(response.headers(), millrace_schemas::now_millis());
     // The status alone says that it was refused, even if the explanation is cut.
     let body = read(response, ERROR_LIMIT).await.unwrap_or_default();
+    // Some servers quote what they refuse.
+    let body = match key {
+        Some(key) => key.hidden_in(body),
+        None => body,
+    };
     CallError::Answered(Refusal::read(status, &body, wait))
 }
 

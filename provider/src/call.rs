@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::attempt::call_error;
 use crate::breaker::Heard;
 use crate::gate::Load;
-use crate::targets::{Slot, Target};
+use crate::targets::Slot;
 use crate::{CallError, Usage, tokens};
 
 /// The header that carries the call id, so that a provider's log can be matched with ours.
@@ -49,11 +49,10 @@ impl Slot {
         call_id: &str,
         timeout: Duration,
     ) -> Result<Answer, CallError> {
-        let Slot { target, entry } = self;
         let began = Instant::now();
-        let result = ask(&target, operation, body, call_id, timeout).await;
-        entry.ended(heard(&result, timeout >= target.timeout || began.elapsed() < timeout), load(&result));
-        result
+        let result = ask(&self, operation, body, call_id, timeout).await;
+        let had_time = timeout >= self.target.timeout || began.elapsed() < timeout;
+        self.ended(result, had_time)
     }
 
     /// Asks for the vectors of `inputs`. Exactly one HTTP request is made, which takes at most the
@@ -62,16 +61,24 @@ impl Slot {
     /// # Errors
     /// [`CallError`]. An answer whose vectors do not fit the inputs is lost: it was charged.
     pub async fn embed(self, inputs: &[String], call_id: &str) -> Result<Embeddings, CallError> {
-        let Slot { target, entry } = self;
-        let result = embed(&target, inputs, call_id).await;
-        entry.ended(heard(&result, true), load(&result));
+        let result = embed(&self, inputs, call_id).await;
+        self.ended(result, true)
+    }
+
+    /// Tells what became of the call to everybody who keeps count of the provider.
+    pub(crate) fn ended<T>(self, mut result: Result<T, CallError>, had_time: bool) -> Result<T, CallError> {
+        let Slot { entry, held, .. } = self;
+        let (heard, load) = (heard(&result, had_time), load(&result));
+        let another = held.ended(&mut result);
+        // One key that has made too many calls says nothing of the provider while another may make them.
+        entry.ended(heard, if another && load == Load::TooMuch { Load::Unknown } else { load });
         result
     }
 }
 
 /// What a call tells of its provider. One that had less time than the provider is given says nothing
 /// by having run out of it.
-pub(crate) fn heard<T>(result: &Result<T, CallError>, had_time: bool) -> Heard {
+fn heard<T>(result: &Result<T, CallError>, had_time: bool) -> Heard {
     match result {
         Ok(_) => Heard::Answered,
         Err(CallError::Answered(refusal)) if refusal.status < 500 => Heard::Answered,
@@ -81,7 +88,7 @@ pub(crate) fn heard<T>(result: &Result<T, CallError>, had_time: bool) -> Heard {
     }
 }
 
-pub(crate) fn load<T>(result: &Result<T, CallError>) -> Load {
+fn load<T>(result: &Result<T, CallError>) -> Load {
     match result {
         Ok(_) => Load::Carried,
         // An account that is used up is refused with the same status, and for good.
@@ -91,13 +98,13 @@ pub(crate) fn load<T>(result: &Result<T, CallError>) -> Load {
 }
 
 async fn ask(
-    target: &Target,
+    slot: &Slot,
     operation: Operation,
     body: &RawValue,
     call_id: &str,
     timeout: Duration,
 ) -> Result<Answer, CallError> {
-    let client = target.client(timeout);
+    let client = slot.client(timeout);
     let answer: Box<RawValue> = match operation {
         Operation::Chat => {
             let chat = client.chat().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
@@ -113,16 +120,23 @@ async fn ask(
             fail_point::reach(Side::After, || "call".to_owned());
             answer
         }
+        Operation::Responses => {
+            let responses = client.responses().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
+            fail_point::reach(Side::Before, || "call".to_owned());
+            let answer = responses.create_byot(body).await.map_err(call_error)?;
+            fail_point::reach(Side::After, || "call".to_owned());
+            answer
+        }
     };
     let body = String::from(Box::<str>::from(answer)).into_bytes();
     let usage = Usage::read(&body);
     Ok(Answer { body, usage })
 }
 
-async fn embed(target: &Target, inputs: &[String], call_id: &str) -> Result<Embeddings, CallError> {
-    let client = target.client(target.timeout);
+async fn embed(slot: &Slot, inputs: &[String], call_id: &str) -> Result<Embeddings, CallError> {
+    let client = slot.client(slot.target.timeout);
     let embeddings = client.embeddings().header(CLIENT_REQUEST_ID, call_id).map_err(call_error)?;
-    let request = EmbeddingRequest { model: &target.model, input: inputs, encoding_format: "float" };
+    let request = EmbeddingRequest { model: &slot.target.model, input: inputs, encoding_format: "float" };
     fail_point::reach(Side::Before, || "call".to_owned());
     let answer: Box<RawValue> = embeddings.create_byot(request).await.map_err(call_error)?;
     fail_point::reach(Side::After, || "call".to_owned());
@@ -142,7 +156,7 @@ struct EmbeddingRequest<'a> {
     encoding_format: &'static str,
 }
 
-fn vectors(answer: &str, inputs: usize) -> Result<Vec<Vec<f32>>, CallError> {
+pub(crate) fn vectors(answer: &str, inputs: usize) -> Result<Vec<Vec<f32>>, CallError> {
     #[derive(Deserialize)]
     struct List {
         data: Vec<Item>,

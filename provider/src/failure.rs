@@ -39,6 +39,9 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Whether the same request may succeed later.
     pub retryable: bool,
+    /// Whether it was a key of a pool that was refused, or had made too many calls, rather than the request: the same call
+    /// may be made at once with whatever key has room.
+    pub of_key: bool,
 }
 
 impl Refusal {
@@ -67,6 +70,7 @@ impl Refusal {
             param: text("param"),
             retry_after,
             retryable: is_retryable(status) && !out_of_quota,
+            of_key: false,
             code,
         }
     }

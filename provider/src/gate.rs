@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use millrace_config::ProviderConfig;
 use millrace_stage::core::jitter;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::breaker::{Breaker, Change, Heard, Look, Pass, Patience};
-use crate::limit::{Limit, Round};
+use crate::limit::Round;
 use crate::metrics::OfProvider;
+use crate::places::{Place, Places};
 
 /// The provider is held to be away; no call was made and no place was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,19 +40,12 @@ pub(crate) enum Load {
 pub(crate) struct Gate {
     provider: String,
     breaker: Mutex<Breaker>,
-    places: Mutex<Places>,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     /// Held by the record that is next when the breaker is open. Fair.
     turn: tokio::sync::Mutex<()>,
     /// Wakes that record when a probe has ended.
     probe_ended: Notify,
     metrics: OfProvider,
-}
-
-struct Places {
-    limit: Limit,
-    /// Places that were cut while calls stood on them: they are not given back.
-    owed: usize,
 }
 
 /// The way through, for one call.
@@ -60,12 +54,12 @@ pub(crate) struct Entry {
     pass: Pass,
     round: Round,
     /// `None` once it was given back.
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Gate {
     pub fn new(name: &str, provider: &ProviderConfig, metrics: OfProvider) -> Self {
-        let most = usize::try_from(provider.max_concurrency).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let most = usize::try_from(provider.max_concurrency).unwrap_or(usize::MAX);
         metrics.limit.set(gauge(most));
         let patience = Patience {
             failures: provider.breaker_failures,
@@ -75,8 +69,7 @@ impl Gate {
         Self {
             provider: name.to_owned(),
             breaker: Mutex::new(Breaker::new(patience)),
-            places: Mutex::new(Places { limit: Limit::new(most), owed: 0 }),
-            permits: Arc::new(Semaphore::new(most)),
+            places: Places::new(most),
             turn: tokio::sync::Mutex::new(()),
             probe_ended: Notify::new(),
             metrics,
@@ -84,11 +77,11 @@ impl Gate {
     }
 
     /// Waits until the provider may have one more call.
-    pub async fn enter(self: &Arc<Self>) -> Entry {
+    pub async fn enter(self: &Arc<Self>, lane: &str, tenant: &str) -> Entry {
         loop {
             let turn = self.turn().await;
-            let permit = self.permit().await;
-            let entry = self.admit(permit);
+            let place = self.places.take(lane, tenant).await;
+            let entry = self.admit(place);
             drop(turn);
             if let Some(entry) = entry {
                 return entry;
@@ -105,12 +98,12 @@ impl Gate {
     }
 
     /// Waits for the limit alone: refuses as soon as the breaker is found open.
-    pub async fn enter_unless_open(self: &Arc<Self>) -> Result<Entry, Refused> {
+    pub async fn enter_unless_open(self: &Arc<Self>, lane: &str, tenant: &str) -> Result<Entry, Refused> {
         if let Some(refused) = self.refused() {
             return Err(refused);
         }
-        let permit = self.permit().await;
-        match self.admit(permit) {
+        let place = self.places.take(lane, tenant).await;
+        match self.admit(place) {
             Some(entry) => Ok(entry),
             None => Err(self.refused().unwrap_or(Refused { after: Duration::ZERO })),
         }
@@ -144,24 +137,14 @@ impl Gate {
         }
     }
 
-    async fn permit(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed")
-    }
-
-    fn admit(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Option<Entry> {
-        let round = self.places().limit.round();
+    fn admit(self: &Arc<Self>, place: Place) -> Option<Entry> {
+        let round = self.places.round();
         let mut breaker = self.breaker();
         let now = Instant::now();
         let pass = breaker.enter(now);
         self.show(breaker.look(now));
         drop(breaker);
-        match pass {
-            Some(pass) => Some(Entry { gate: Arc::clone(self), pass, round, permit: Some(permit) }),
-            None => {
-                self.give_back(permit);
-                None
-            }
-        }
+        pass.map(|pass| Entry { gate: Arc::clone(self), pass, round, place: Some(place) })
     }
 
     fn heard(&self, pass: Pass, heard: Heard) {
@@ -184,41 +167,26 @@ impl Gate {
     }
 
     fn weighed(&self, round: Round, load: Load) {
-        let mut places = self.places();
         match load {
             Load::Carried => {
-                if !places.limit.succeeded() {
+                if !self.places.succeeded() {
                     return;
-                }
-                if places.owed > 0 {
-                    places.owed -= 1;
-                } else {
-                    self.permits.add_permits(1);
                 }
             }
             Load::TooMuch => {
-                let cut = places.limit.rate_limited(round);
-                if cut == 0 {
+                if self.places.rate_limited(round) == 0 {
                     return;
                 }
-                places.owed += cut - self.permits.forget_permits(cut);
+                let limit = self.places.limit();
                 tracing::warn!(
                     provider = self.provider,
-                    limit = places.limit.current(),
+                    limit,
                     "provider limits the rate, fewer calls are made at once"
                 );
             }
             Load::Unknown => return,
         }
-        self.metrics.limit.set(gauge(places.limit.current()));
-    }
-
-    fn give_back(&self, permit: OwnedSemaphorePermit) {
-        let mut places = self.places();
-        if places.owed > 0 {
-            places.owed -= 1;
-            permit.forget();
-        }
+        self.metrics.limit.set(gauge(self.places.limit()));
     }
 
     fn show(&self, look: Look) {
@@ -236,10 +204,6 @@ impl Gate {
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Entry {
@@ -250,10 +214,10 @@ impl Entry {
     }
 
     fn leave(&mut self, heard: Heard) {
-        if let Some(permit) = self.permit.take() {
+        if let Some(place) = self.place.take() {
             // In this order: whoever gets the place sees what this call found out.
             self.gate.heard(self.pass, heard);
-            self.gate.give_back(permit);
+            drop(place);
         }
     }
 }

@@ -13,7 +13,7 @@ fn gate(adapt: impl FnOnce(&mut ProviderConfig)) -> Arc<Gate> {
 }
 
 async fn fail(gate: &Arc<Gate>) {
-    gate.enter().await.ended(Heard::Silent, Load::Unknown);
+    gate.enter("batch", "acme").await.ended(Heard::Silent, Load::Unknown);
 }
 
 #[tokio::test]
@@ -29,7 +29,7 @@ async fn a_long_outage_costs_thousands_of_waiters_a_bounded_number_of_probes() {
         let (gate, calls, answered) = (Arc::clone(&gate), Arc::clone(&calls), Arc::clone(&answered));
         waiters.spawn(async move {
             loop {
-                let entry = gate.enter().await;
+                let entry = gate.enter("batch", "acme").await;
                 if Instant::now() >= back {
                     answered.fetch_add(1, Ordering::Relaxed);
                     return entry.ended(Heard::Answered, Load::Carried);
@@ -44,7 +44,7 @@ async fn a_long_outage_costs_thousands_of_waiters_a_bounded_number_of_probes() {
     // Three to open it, five while the pauses grow, then one in 22.5 ms at most.
     let calls = calls.load(Ordering::Relaxed);
     assert!((3..=3 + 5 + 1_800 * 2 / 45).contains(&calls), "{calls}");
-    assert_eq!((gate.metrics.state.get(), gate.permits.available_permits()), (0, 512));
+    assert_eq!((gate.metrics.state.get(), gate.places.free()), (0, 512));
 }
 
 #[tokio::test]
@@ -53,25 +53,25 @@ async fn waiting_for_a_provider_that_is_gone_takes_no_place() {
     for _ in 0..3 {
         fail(&gate).await;
     }
-    let mut waiting = Box::pin(gate.enter());
+    let mut waiting = Box::pin(gate.enter("batch", "acme"));
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
-    assert_eq!((gate.permits.available_permits(), gate.metrics.state.get()), (1, 1));
-    let refused = gate.enter_unless_open().await.err().expect("refused");
+    assert_eq!((gate.places.free(), gate.metrics.state.get()), (1, 1));
+    let refused = gate.enter_unless_open("batch", "acme").await.err().expect("refused");
     assert!(refused.after <= Duration::from_millis(350), "{refused:?}");
     assert_eq!(gate.metrics.refused.get(), 1);
     // The head of the queue leaves, say at its deadline; the next one takes over.
     let next = tokio::spawn({
         let gate = Arc::clone(&gate);
-        async move { gate.enter().await }
+        async move { gate.enter("batch", "acme").await }
     });
     tokio::task::yield_now().await;
     drop(waiting);
     let probe = next.await.expect("it probes");
     assert_eq!(gate.metrics.state.get(), 2);
-    assert!(gate.enter_unless_open().await.is_err(), "one probe at a time");
+    assert!(gate.enter_unless_open("batch", "acme").await.is_err(), "one probe at a time");
     // A probe that is called off decides nothing: another one follows at once.
     drop(probe);
-    gate.enter_unless_open().await.expect("due").ended(Heard::Answered, Load::Carried);
+    gate.enter_unless_open("batch", "acme").await.expect("due").ended(Heard::Answered, Load::Carried);
     assert_eq!(gate.metrics.state.get(), 0);
 }
 
@@ -81,10 +81,10 @@ async fn a_place_is_not_waited_for_at_a_provider_that_went_away_meanwhile() {
         provider.max_concurrency = 1;
         provider.breaker_failures = 1;
     });
-    let held = gate.enter().await;
+    let held = gate.enter("batch", "acme").await;
     let waiting = tokio::spawn({
         let gate = Arc::clone(&gate);
-        async move { gate.enter_unless_open().await.err() }
+        async move { gate.enter_unless_open("batch", "acme").await.err() }
     });
     tokio::task::yield_now().await;
     held.ended(Heard::Silent, Load::Unknown);
@@ -96,22 +96,22 @@ async fn rate_limits_cut_the_places_and_successes_bring_them_back() {
     let gate = gate(|provider| provider.max_concurrency = 8);
     let mut held = Vec::new();
     for _ in 0..8 {
-        held.push(gate.enter().await);
+        held.push(gate.enter("batch", "acme").await);
     }
     for _ in 0..3 {
         held.pop().expect("held").ended(Heard::Answered, Load::TooMuch);
     }
     assert_eq!(gate.metrics.limit.get(), 4, "three of one round cut once");
     // Five are on their way, four are allowed: the next one waits for two to come back.
-    assert_eq!(gate.permits.available_permits(), 0);
+    assert_eq!(gate.places.free(), 0);
     held.pop();
-    assert_eq!(gate.permits.available_permits(), 0);
+    assert_eq!(gate.places.free(), 0);
     held.pop();
-    assert_eq!(gate.permits.available_permits(), 1);
+    assert_eq!(gate.places.free(), 1);
     drop(held);
-    assert_eq!(gate.permits.available_permits(), 4);
+    assert_eq!(gate.places.free(), 4);
     for _ in 0..4 + 5 + 6 + 7 {
-        gate.enter().await.ended(Heard::Answered, Load::Carried);
+        gate.enter("batch", "acme").await.ended(Heard::Answered, Load::Carried);
     }
-    assert_eq!((gate.metrics.limit.get(), gate.permits.available_permits()), (8, 8));
+    assert_eq!((gate.metrics.limit.get(), gate.places.free()), (8, 8));
 }

@@ -8,7 +8,9 @@
 //! - A [`Target`] is a model at a provider; a [`Slot`] is the right to make **one** call there. No
 //!   layer below it retries, so the calls that providers count are the calls that were recorded.
 //! - Before a slot stands the provider's circuit breaker, which lets one call through in a while when the
-//!   provider is away, and a limit on its calls in flight, which follows the provider's 429s.
+//!   provider is away, and a limit on its calls in flight, which follows the provider's 429s. Where calls wait for
+//!   it, the tenants of each lane take turns. A provider with a pool of keys has a call made with one that has room;
+//!   what a key is refused is the key's matter, not the provider's.
 //! - JSON goes out and comes back byte for byte; fields that nobody here knows survive.
 //! - [`CallError`] says which of three things happened: nothing was sent, the provider refused, or
 //!   nobody knows. The adapter that saw it decides.
@@ -18,8 +20,8 @@
 //! Who pays does, in this order:
 //!
 //! ```text
-//! let slot = target.slot().await;                            // waits for the breaker and the limit
-//! let call = ledger.start(record, &who, &target, Operation::Chat, bounds).await?;  // acknowledged by the broker
+//! let slot = target.slot(&who.lane, &who.tenant).await;      // waits for the breaker and the limit
+//! let call = ledger.start(record, &who, &slot, Operation::Chat, bounds).await?;  // acknowledged by the broker
 //! if record.assignment.is_cancelled() { ledger.not_sent(record, call, "…").await? }
 //! match slot.ask(Operation::Chat, body, call.id(), bounds.timeout).await {
 //!     Ok(answer) => bill.push(ledger.line(&call, usage)),      // then the primary output, then `finished`
@@ -32,10 +34,14 @@ mod breaker;
 mod call;
 mod counted;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod gate;
+mod keys;
 mod limit;
 mod metrics;
 mod paid;
+mod places;
 mod retry_after;
 mod streamed;
 mod targets;
@@ -46,6 +52,7 @@ pub use call::{Answer, Embeddings};
 pub use counted::CallMetrics;
 pub use failure::{CallError, Refusal};
 pub use gate::Refused;
+pub use keys::configured_keys;
 pub use paid::{
     Bounds, CallLog, CallsTopic, FAILED, FINISHED, LedgerError, Ledgered, StartedCall, UNCONFIRMED, Who, call_record,
     finished_from_line, line_from_usage, started_call,

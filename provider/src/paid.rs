@@ -25,7 +25,7 @@ use millrace_schemas::{
 use millrace_stage::{Outgoing, ProduceError, Producer, Received, StageError};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
 
-use crate::{CallError, CallMetrics, Target, Usage};
+use crate::{CallError, CallMetrics, Slot, Target, Usage};
 
 /// Status of a bill's line: the provider answered, and charges.
 pub const FINISHED: &str = "finished";
@@ -202,6 +202,17 @@ impl<L: CallLog> Ledgered<L> {
         &self.prices
     }
 
+    /// The most that a customer may be charged for a call to any of `targets` that begins at `now`, microseconds.
+    /// Those without a price are never called.
+    #[must_use]
+    pub fn most_charged<'a>(&self, targets: impl IntoIterator<Item = (&'a Target, Bounds)>, now: i64) -> i64 {
+        let charge = |(target, bounds): (&Target, Bounds)| {
+            let price = self.prices.lookup(&target.provider, &target.model, now / 1000)?;
+            Some(price.upper_bound(tokens(bounds.input_tokens), tokens(bounds.output_tokens)).charge_nanos)
+        };
+        targets.into_iter().filter_map(charge).max().unwrap_or(0)
+    }
+
     /// Announces a call and waits until the broker has it. Only then may the call be sent, and only
     /// if `record.assignment` is not cancelled.
     ///
@@ -211,13 +222,15 @@ impl<L: CallLog> Ledgered<L> {
         &self,
         record: &Received,
         who: &Who,
-        target: &Target,
+        slot: &Slot,
         operation: Operation,
         bounds: Bounds,
     ) -> Result<StartedCall, LedgerError> {
+        let target = slot.target();
         // Before, so that a process that was frozen announces nothing; and after, when it was frozen meanwhile.
         record.may_pay().await;
-        let call = started_call(call_id(), who, target, operation, bounds, &self.prices)?;
+        let announced = started_call(call_id(), who, target, operation, bounds, &self.prices)?;
+        let call = Call { provider_key: slot.key_name().map(str::to_owned), ..announced };
         self.log.append(record, &call).await?;
         record.may_pay().await;
         Ok(StartedCall { call, alias: target.alias.clone() })
@@ -344,6 +357,8 @@ pub fn started_call(
         charge_nanos: 0,
         http_status: None,
         reason: None,
+        reserved_charge_nanos: Some(reserved.charge_nanos),
+        provider_key: None,
     })
 }
 
@@ -372,7 +387,7 @@ pub fn line_from_usage(started: &Call, usage: Usage, prices: &PriceTable) -> Cal
 
 /// The `finished` entry of a bill's line: a function of nothing but its arguments, so that recovery
 /// writes the same again. `at` is in microseconds, read from the record that carries the bill.
-/// Deadline and reservation stand in the call's `started`.
+/// Deadline, reservation and key stand in the call's `started`.
 #[must_use]
 pub fn finished_from_line(who: &Who, line: &CallLine, at: i64) -> Call {
     Call {
@@ -402,6 +417,8 @@ pub fn finished_from_line(who: &Who, line: &CallLine, at: i64) -> Call {
         // An answer is a 200; everything else is a refusal or lost.
         http_status: Some(200),
         reason: None,
+        reserved_charge_nanos: None,
+        provider_key: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 /// Nobody is made to wait longer than this by a header.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads `retry-after-ms`, else `retry-after` (seconds or an HTTP date), else the reset times of
 /// exhausted `x-ratelimit-*` limits. `now` is in milliseconds since the Unix epoch.
@@ -38,7 +38,7 @@ fn seconds_or_date(value: &str, now: i64) -> Option<Duration> {
 }
 
 /// `1s`, `6m0s`, `120ms`, `1h2m3.5s`: how OpenAI writes its reset times.
-fn go_duration(text: &str) -> Option<Duration> {
+pub(crate) fn go_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
     while !rest.is_empty() {

@@ -7,21 +7,24 @@ use std::time::Duration;
 use async_openai::Client;
 use async_openai::config::{self, OpenAIConfig};
 use millrace_config::{Config, ProviderConfig};
-use reqwest::header::HeaderValue;
 
 use crate::attempt::Attempt;
 use crate::gate::{Entry, Gate, Refused};
+use crate::keys::{Held, Keys};
 use crate::metrics::Metrics;
 
 /// A connection that idles this long is closed by us, before the provider closes it under a call.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// Rather than wait longer than this for a key, a call goes to another provider or is tried again later.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A configuration that no client can be made of.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvidersError {
-    /// The key can not travel in a header.
-    #[error("`providers.{0}.api_key` has characters that no HTTP header may hold; check for a line break at its end")]
-    Key(String),
+    /// The keys can not be used.
+    #[error("{0}")]
+    Keys(String),
     /// A model names a provider that is not configured.
     #[error("model `{model}` is at provider `{provider}`, which is not configured; add [providers.{provider}]")]
     UnknownProvider {
@@ -68,7 +71,7 @@ pub struct Target {
 pub(crate) struct Upstream {
     pub client: Client<Arc<dyn config::Config>>,
     pub http: reqwest::Client,
-    pub authorized: bool,
+    keys: Keys,
     gate: Arc<Gate>,
 }
 
@@ -78,6 +81,7 @@ pub(crate) struct Upstream {
 pub struct Slot {
     pub(crate) target: Target,
     pub(crate) entry: Entry,
+    pub(crate) held: Held,
 }
 
 impl Providers {
@@ -145,25 +149,48 @@ impl Providers {
 
 impl Target {
     /// Waits until the provider may have one more call: until its breaker lets calls through, and
-    /// then for its limit. Nothing is taken meanwhile, so it may be called off at any time.
-    pub async fn slot(&self) -> Slot {
-        let entry = self.upstream.gate.enter().await;
-        Slot { target: self.clone(), entry }
+    /// then for its limit and a key, where the tenants of each lane take turns. Nothing is taken meanwhile, so it may
+    /// be called off at any time.
+    pub async fn slot(&self, lane: &str, tenant: &str) -> Slot {
+        let Upstream { keys, gate, .. } = &*self.upstream;
+        loop {
+            let first_in_line = keys.ready(lane, tenant).await;
+            let entry = gate.enter(lane, tenant).await;
+            let held = keys.take();
+            drop(first_in_line);
+            if let Some(held) = held {
+                return Slot { target: self.clone(), entry, held };
+            }
+            // The last key with room was taken while this one waited at the gate.
+        }
     }
 
-    /// Whether no call is let through now, because the provider is away.
+    /// Whether no call is let through now, because the provider is away or none of its keys has room for a while.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.upstream.gate.is_open()
+        self.upstream.gate.is_open() || self.upstream.keys.none_for(PATIENCE).is_some()
     }
 
-    /// Waits for the provider's limit only.
+    /// Waits for the provider's limit, and for a key a little while.
     ///
     /// # Errors
-    /// [`Refused`] as soon as its breaker is found open.
-    pub async fn slot_unless_open(&self) -> Result<Slot, Refused> {
-        let entry = self.upstream.gate.enter_unless_open().await?;
-        Ok(Slot { target: self.clone(), entry })
+    /// [`Refused`] as soon as its breaker is found open, or none of its keys has room for more than five seconds.
+    pub async fn slot_unless_open(&self, lane: &str, tenant: &str) -> Result<Slot, Refused> {
+        let Upstream { keys, gate, .. } = &*self.upstream;
+        loop {
+            if let Some(none) = keys.none_for(PATIENCE) {
+                return Err(Refused { after: none.after });
+            }
+            let Ok(first_in_line) = tokio::time::timeout(PATIENCE, keys.ready(lane, tenant)).await else {
+                return Err(Refused { after: Duration::ZERO });
+            };
+            let entry = gate.enter_unless_open(lane, tenant).await?;
+            let held = keys.take();
+            drop(first_in_line);
+            if let Some(held) = held {
+                return Ok(Slot { target: self.clone(), entry, held });
+            }
+        }
     }
 }
 
@@ -173,9 +200,13 @@ impl Slot {
     pub fn target(&self) -> &Target {
         &self.target
     }
-}
 
-impl Target {
+    /// The name of the key that the call will be made with, where the provider has a pool of them.
+    #[must_use]
+    pub fn key_name(&self) -> Option<&str> {
+        self.held.name()
+    }
+
     pub(crate) fn client(&self, timeout: Duration) -> Client<Arc<dyn config::Config>> {
         self.client_of(timeout, false)
     }
@@ -186,8 +217,9 @@ impl Target {
     }
 
     fn client_of(&self, timeout: Duration, streams: bool) -> Client<Arc<dyn config::Config>> {
-        let Upstream { client, http, authorized, .. } = &*self.upstream;
-        client.clone().with_http_service(Attempt { http: http.clone(), authorized: *authorized, timeout, streams })
+        let Upstream { client, http, .. } = &*self.target.upstream;
+        let (key, learn) = (self.held.key(), Arc::new(self.held.learner()));
+        client.clone().with_http_service(Attempt { http: http.clone(), key, learn, timeout, streams })
     }
 }
 
@@ -206,20 +238,19 @@ impl Upstream {
             .user_agent(concat!("millrace/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| ProvidersError::Http { provider: name.to_owned(), error: e.to_string() })?;
-        let key = provider.api_key.as_ref().map_or("", |key| key.expose());
-        // async-openai panics on a key that no header may hold.
-        HeaderValue::from_str(key).map_err(|_| ProvidersError::Key(name.to_owned()))?;
+        let keys = Keys::new(name, provider, metrics.of_keys(name)).map_err(ProvidersError::Keys)?;
         // Every value is set: left alone, async-openai takes keys and organisations of OpenAI from
         // the environment and sends them to whatever server this is.
         let settings = OpenAIConfig::new()
             .with_api_base(provider.base_url.trim_end_matches('/'))
-            .with_api_key(key)
+            // The transport below puts in the key of each call.
+            .with_api_key("")
             .with_org_id("")
             .with_project_id("");
         Ok(Self {
             client: Client::build(http.clone(), Arc::new(settings)),
             http,
-            authorized: provider.api_key.is_some(),
+            keys,
             gate: Arc::new(Gate::new(name, provider, metrics.of(name))),
         })
     }

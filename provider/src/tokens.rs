@@ -1,5 +1,6 @@
 //! Token counts for answers that come without usage.
 
+use millrace_admission::responses;
 pub use millrace_admission::tokens::count;
 use millrace_schemas::Operation;
 use serde_json::Value;
@@ -15,6 +16,7 @@ pub fn asked(operation: Operation, request: &[u8]) -> i64 {
     match operation {
         Operation::Chat => of_chat(&request),
         Operation::Embeddings => request.get("input").map_or(0, of_input),
+        Operation::Responses => of_response_request(&request),
     }
 }
 
@@ -28,6 +30,18 @@ fn of_input(input: &Value) -> i64 {
     }
 }
 
+fn of_response_request(request: &Value) -> i64 {
+    let text = |name: &str| match request.get(name) {
+        None | Some(Value::Null) => 0,
+        Some(Value::String(text)) => of_text(text),
+        Some(value @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_))) => {
+            of_text(&value.to_string())
+        }
+    };
+    let input = request.get("input").map_or(0, |input| i64::from(responses::tokens_of(&input.to_string())));
+    input + ["instructions", "tools", "text"].into_iter().map(text).sum::<i64>()
+}
+
 fn of_chat(request: &Value) -> i64 {
     let role = |message: &Value| message.get("role").and_then(Value::as_str).map_or(0, of_text);
     let messages = array(request, "messages").iter().map(|message| of_message(message) + role(message) + PER_MESSAGE);
@@ -35,12 +49,20 @@ fn of_chat(request: &Value) -> i64 {
     messages.sum::<i64>() + beside.map(|value| of_text(&value.to_string())).sum::<i64>() + PER_MESSAGE
 }
 
-/// Output tokens of a chat completion: everything that the model wrote in all choices. An answer
-/// that can not be read counts 0.
+/// Output tokens of a chat completion or a response: everything that the model wrote in all choices and items. An
+/// answer that can not be read counts 0.
 #[must_use]
 pub fn written(answer: &[u8]) -> i64 {
     let answer: Value = serde_json::from_slice(answer).unwrap_or(Value::Null);
-    array(&answer, "choices").iter().filter_map(|choice| choice.get("message")).map(of_message).sum()
+    let choices = array(&answer, "choices").iter().filter_map(|choice| choice.get("message")).map(of_message);
+    choices.chain(array(&answer, "output").iter().map(of_item)).sum()
+}
+
+fn of_item(item: &Value) -> i64 {
+    let parts = ["content", "summary"].iter().flat_map(|name| array(item, name));
+    let texts = parts.flat_map(|part| ["text", "refusal"].map(|name| part.get(name).and_then(Value::as_str)));
+    let call = ["name", "arguments", "input"].map(|name| item.get(name).and_then(Value::as_str));
+    texts.chain(call).flatten().map(of_text).sum()
 }
 
 fn of_message(message: &Value) -> i64 {
@@ -73,6 +95,9 @@ mod tests {
             {"message":{"role":"assistant","content":"hello world","refusal":null}},
             {"message":{"content":null,"tool_calls":[{"function":{"name":"hello","arguments":" world"}}]}}]}"#;
         assert_eq!(written(answer.as_bytes()), 4);
+        let response = r#"{"output":[{"type":"message","content":[{"text":"hello world"}]},
+            {"type":"function_call","name":"hello","arguments":" world"}]}"#;
+        assert_eq!(written(response.as_bytes()), 4);
         assert_eq!(written(b"{\"choices\":null}"), 0);
         assert_eq!(written(b"not json"), 0);
     }

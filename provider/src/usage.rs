@@ -27,13 +27,15 @@ impl Usage {
         }
         let Outer { usage } = serde_json::from_slice(answer).ok()?;
         let tokens = |value: &Value| value.as_i64().filter(|tokens| *tokens >= 0);
-        let input_tokens = tokens(usage.get("prompt_tokens")?)?;
-        let cached = usage.pointer("/prompt_tokens_details/cached_tokens").and_then(tokens).unwrap_or(0);
+        // Chats and embeddings name them one way, responses the other.
+        let either = |name: &str, other: &str| usage.pointer(name).or(usage.pointer(other)).and_then(tokens);
+        let input_tokens = either("/prompt_tokens", "/input_tokens")?;
+        let cached = either("/prompt_tokens_details/cached_tokens", "/input_tokens_details/cached_tokens").unwrap_or(0);
         Some(Self {
             input_tokens,
             cached_input_tokens: cached.min(input_tokens),
             // Embeddings have none.
-            output_tokens: usage.get("completion_tokens").and_then(tokens).unwrap_or(0),
+            output_tokens: either("/completion_tokens", "/output_tokens").unwrap_or(0),
             estimated: false,
         })
     }
@@ -57,6 +59,10 @@ mod tests {
         );
         check(r#"{"usage":{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":50}}}"#, Some((7, 7, 0)));
         check(r#"{"usage":{"prompt_tokens":7,"prompt_tokens_details":null}}"#, Some((7, 0, 0)));
+        check(
+            r#"{"usage":{"input_tokens":7,"output_tokens":3,"input_tokens_details":{"cached_tokens":5}}}"#,
+            Some((7, 5, 3)),
+        );
         check(r#"{"usage":{"prompt_tokens":-7,"completion_tokens":3}}"#, None);
         check(r#"{"usage":{"completion_tokens":3}}"#, None);
         check(r#"{"usage":null}"#, None);

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millrace_config::{Config, ModelConfig, ProviderConfig};
+use millrace_config::{Config, ModelConfig, ProviderConfig, Secret};
 use millrace_pricing::PriceTable;
 use millrace_provider::{
     Bounds, CallError, CallLog, CallMetrics, FAILED, FINISHED, LedgerError, Ledgered, Providers, Refusal, StartedCall,
@@ -51,8 +51,12 @@ struct Setup {
 }
 
 fn setup() -> Setup {
+    setup_with(ProviderConfig::new("http://127.0.0.1:9/v1"))
+}
+
+fn setup_with(provider: ProviderConfig) -> Setup {
     let mut config = Config::default();
-    config.providers.insert("sim".to_owned(), ProviderConfig::new("http://127.0.0.1:9/v1"));
+    config.providers.insert("sim".to_owned(), provider);
     config.models.insert("sim-small".to_owned(), ModelConfig::chat("sim", 8_000));
     config.models.insert("unpriced".to_owned(), ModelConfig::chat("sim", 8_000));
     let providers = Providers::new(&config).unwrap();
@@ -97,7 +101,11 @@ fn shown(setup: &Setup) -> Vec<String> {
 }
 
 async fn start(setup: &Setup) -> StartedCall {
-    setup.ledger.start(&setup.record, &setup.who, &setup.target, Operation::Chat, BOUNDS).await.unwrap()
+    setup
+        .ledger
+        .start(&setup.record, &setup.who, &setup.target.slot("interactive", "acme").await, Operation::Chat, BOUNDS)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -184,6 +192,18 @@ async fn a_call_that_is_broken_off_is_booked_at_its_upper_bound_and_charges_noth
 }
 
 #[tokio::test]
+async fn the_key_of_a_pool_is_named_in_what_is_written_for_a_call() {
+    let mut provider = ProviderConfig::new("http://127.0.0.1:9/v1");
+    provider.api_keys = [("main".to_owned(), Secret::from("sk-secret"))].into();
+    let setup = setup_with(provider);
+    let call = start(&setup).await;
+    setup.ledger.not_sent(&setup.record, call, "not now").await.unwrap();
+    let written = setup.log.0.lock().unwrap().clone();
+    assert_eq!([0, 1].map(|place| written[place].provider_key.as_deref()), [Some("main"); 2]);
+    assert!(!format!("{written:?}").contains("sk-secret"));
+}
+
+#[tokio::test]
 async fn each_failure_ends_its_call_in_its_own_way() {
     let refusal = Refusal {
         status: 503,
@@ -193,6 +213,7 @@ async fn each_failure_ends_its_call_in_its_own_way() {
         param: None,
         retry_after: None,
         retryable: true,
+        of_key: false,
     };
     let cases = [
         (CallError::NotSent("refused".to_owned()), Some((CallKind::NotSent, None, Some("refused"))), None, "not_sent"),
@@ -218,8 +239,11 @@ async fn each_failure_ends_its_call_in_its_own_way() {
 #[tokio::test]
 async fn a_model_without_a_price_is_never_called() {
     let setup = setup();
-    let error =
-        setup.ledger.start(&setup.record, &setup.who, &setup.unpriced, Operation::Chat, BOUNDS).await.unwrap_err();
+    let error = setup
+        .ledger
+        .start(&setup.record, &setup.who, &setup.unpriced.slot("interactive", "acme").await, Operation::Chat, BOUNDS)
+        .await
+        .unwrap_err();
     assert!(matches!(error, LedgerError::NoPrice(_)), "{error}");
     assert!(setup.log.0.lock().unwrap().is_empty());
 }

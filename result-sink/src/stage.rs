@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_admission::replies;
+use millrace_admission::{Directory, replies};
 use millrace_schemas::{Codec, CodecError, Lane, Outcome, topics};
 use millrace_stage::{DriverSpec, Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 use millrace_storage::{IdempotencyKeys, LogPlace, Results, Storage, StorageError};
@@ -17,6 +17,7 @@ pub struct ResultSinkStage {
     producer: Producer,
     results: Arc<dyn Results>,
     keys: Arc<dyn IdempotencyKeys>,
+    directory: Directory,
 }
 
 /// What it consumes.
@@ -36,8 +37,9 @@ pub fn spec(lane: Lane) -> DriverSpec {
 impl ResultSinkStage {
     /// A sink into this store.
     #[must_use]
-    pub fn new(codec: Codec, producer: Producer, storage: &Storage) -> Self {
-        Self { codec, producer, results: Arc::clone(&storage.results), keys: Arc::clone(&storage.keys) }
+    pub fn new(directory: Directory, codec: Codec, producer: Producer, storage: &Storage) -> Self {
+        let (results, keys) = (Arc::clone(&storage.results), Arc::clone(&storage.keys));
+        Self { codec, producer, results, keys, directory }
     }
 
     async fn store(&self, record: &Received, outcome: &Outcome) -> Result<(), StageError> {
@@ -53,12 +55,16 @@ impl ResultSinkStage {
     async fn deliveries(&self, record: &Received, outcome: &Outcome) -> Result<Vec<Outgoing>, StageError> {
         let meta = &outcome.meta;
         let mut out = Vec::new();
-        out.extend(meta.reply_topic.as_ref().map(|topic| customer(topic, record, outcome)));
+        if let Some(topic) = &meta.reply_topic {
+            out.push(self.customer(topic, record, outcome).await?);
+        }
         if meta.idempotency_key.is_none() {
             return Ok(out);
         }
         for waiter in self.keys.waiters(&meta.tenant, &meta.request_id).await.map_err(stage_error)? {
-            out.extend(waiter.reply_topic.as_ref().map(|topic| customer(topic, record, outcome)));
+            if let Some(topic) = &waiter.reply_topic {
+                out.push(self.customer(topic, record, outcome).await?);
+            }
             if let Some(replica) = &waiter.replica {
                 let count = self.producer.partitions(topics::REPLIES).await;
                 let count = count.map_err(|e| StageError::retry(format!("`replies` is not known: {e}")))?;
@@ -67,6 +73,14 @@ impl ResultSinkStage {
             }
         }
         Ok(out)
+    }
+
+    async fn customer(&self, topic: &str, record: &Received, outcome: &Outcome) -> Result<Outgoing, StageError> {
+        let out = addressed(topic, record, outcome).to(To::ByKey).of_customer(outcome.meta.idempotency_key.as_deref());
+        match self.directory.reads_json(&outcome.meta.tenant, topic) {
+            true => out.into_json(&self.codec).await,
+            false => Ok(out),
+        }
     }
 }
 
@@ -99,10 +113,6 @@ fn poison(record: &Received, message: &str) -> StageError {
         request_id: record.header("request_id").map(str::to_owned),
         plan: Plan::default(),
     }))
-}
-
-fn customer(topic: &str, record: &Received, outcome: &Outcome) -> Outgoing {
-    Outgoing { foreign: true, ..addressed(topic, record, outcome).to(To::ByKey) }
 }
 
 fn addressed(topic: &str, record: &Received, outcome: &Outcome) -> Outgoing {

@@ -7,7 +7,9 @@ use sha2::{Digest, Sha256};
 
 use crate::RulesError;
 use crate::definition::{LengthRule, RuleSet, refuse};
+use crate::injection::HEURISTICS;
 use crate::pii::{Finder, Span};
+use crate::prompt::OfPrompts;
 use crate::streaming::Reach;
 use crate::terms::Terms;
 use crate::verdict::{Action, Hit, HitKind, MAX_HITS, Verdict};
@@ -31,17 +33,19 @@ pub struct Compiled {
     patterns: Vec<(String, Action, Regex)>,
     finders: Vec<Finder>,
     max_chars: Option<LengthRule>,
+    /// What prompts are held to.
+    prompt: Option<Box<OfPrompts>>,
     /// How far the rules that redact look, where that is bounded.
     reach: Option<Reach>,
 }
 
 /// A hit before anybody has to read it.
 #[derive(Clone, Copy)]
-struct Found<'a> {
-    span: Span,
-    rule: &'a str,
-    kind: HitKind,
-    action: Action,
+pub(crate) struct Found<'a> {
+    pub span: Span,
+    pub rule: &'a str,
+    pub kind: HitKind,
+    pub action: Action,
 }
 
 impl Compiled {
@@ -67,9 +71,10 @@ impl Compiled {
             patterns: patterns.collect::<Result<_, _>>()?,
             finders: Finder::all(&set.pii)?,
             max_chars: set.max_chars.clone(),
+            prompt: set.prompt.as_ref().map(|prompt| prompt.compile().map(Box::new)).transpose()?,
             reach: Reach::of(set),
         };
-        compiled.refuse_labels_that_are_hit()?;
+        compiled.refuse_labels_that_are_hit(label)?;
         Ok(compiled)
     }
 
@@ -141,8 +146,13 @@ impl Compiled {
         Verdict { action, hits: hits.collect(), total_hits: found.len(), text: redacted }
     }
 
+    /// What prompts are held to.
+    pub(crate) fn for_prompts(&self) -> Option<&OfPrompts> {
+        self.prompt.as_deref()
+    }
+
     /// All hits, by place; those at one place in the order of the rules.
-    fn find(&self, text: &str) -> Vec<Found<'_>> {
+    pub(crate) fn find(&self, text: &str) -> Vec<Found<'_>> {
         let mut all = Vec::new();
         for (index, spans) in self.terms.as_ref().map(|terms| terms.find(text)).unwrap_or_default() {
             let (rule, action) = &self.term_rules[index];
@@ -184,7 +194,7 @@ impl Compiled {
     }
 
     /// A label that is hit itself could never be put in.
-    fn refuse_labels_that_are_hit(&self) -> Result<(), RulesError> {
+    pub(crate) fn refuse_labels_that_are_hit(&self, label: fn(&str) -> String) -> Result<(), RulesError> {
         let terms = self.term_rules.iter().map(|(rule, action)| (rule.as_str(), *action));
         let patterns = self.patterns.iter().map(|(rule, action, _)| (rule.as_str(), *action));
         let finders = self.finders.iter().map(|finder| (finder.rule, finder.action));
@@ -209,7 +219,12 @@ impl Compiled {
 
 fn version(set: &RuleSet) -> String {
     let definition = serde_json::to_vec(set).expect("strings, numbers and lists are JSON");
-    let digest = Sha256::new().chain_update(ENGINE).chain_update([0]).chain_update(definition).finalize();
+    let mut digest = Sha256::new().chain_update(ENGINE).chain_update([0]).chain_update(definition);
+    if set.prompt.as_ref().is_some_and(|prompt| prompt.injection.is_some()) {
+        digest.update([0]);
+        digest.update(HEURISTICS);
+    }
+    let digest = digest.finalize();
     hex::encode(&digest[..16])
 }
 
@@ -227,25 +242,42 @@ fn outside(found: &[Found<'_>], place: usize) -> usize {
 /// Puts labels in place of what is to be redacted; what overlaps gets one label, the first's. Only
 /// a text without anything else to redact is cut, so that a cut never splits what was hit.
 fn replace(text: &str, found: &[Found<'_>]) -> String {
-    let to_redact = || found.iter().filter(|found| found.action == Action::Redact);
-    let mut redacted = String::with_capacity(text.len());
-    let mut done = 0;
     let mut has_label = false;
-    for found in to_redact().filter(|found| found.kind != HitKind::Length) {
-        let (start, end) = found.span;
-        if !has_label || start >= done {
-            redacted.push_str(&text[done..start]);
-            redacted.push_str(&label(found.rule));
-            has_label = true;
-        }
-        done = done.max(end);
-    }
-    redacted.push_str(&text[done..]);
-    match to_redact().find(|found| found.kind == HitKind::Length) {
+    let mut redacted = put_in(text, found, |rule, _| {
+        has_label = true;
+        label(rule)
+    });
+    match found.iter().find(|found| found.action == Action::Redact && found.kind == HitKind::Length) {
         Some(found) if !has_label => redacted.truncate(found.span.0),
         Some(_) | None => {}
     }
     redacted
+}
+
+/// The text with what `stands_for` says, of a rule and what it found, in the place of each thing to redact; what overlaps is
+/// one, of the first's rule. Nothing is cut.
+pub(crate) fn put_in<'a>(
+    text: &str,
+    found: &[Found<'a>],
+    mut stands_for: impl FnMut(&'a str, &str) -> String,
+) -> String {
+    let mut places: Vec<(usize, usize, &str)> = Vec::new();
+    for found in found.iter().filter(|found| found.action == Action::Redact && found.kind != HitKind::Length) {
+        let (start, end) = found.span;
+        match places.last_mut() {
+            Some((_, last_end, _)) if start < *last_end => *last_end = end.max(*last_end),
+            Some(_) | None => places.push((start, end, found.rule)),
+        }
+    }
+    let mut whole = String::with_capacity(text.len());
+    let mut done = 0;
+    for (start, end, rule) in places {
+        whole.push_str(&text[done..start]);
+        whole.push_str(&stands_for(rule, &text[start..end]));
+        done = end;
+    }
+    whole.push_str(&text[done..]);
+    whole
 }
 
 /// An error of the regex crate is a drawing of many lines; its last says what is wrong.

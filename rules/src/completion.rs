@@ -70,11 +70,14 @@ struct Message<'a> {
 }
 
 #[derive(Deserialize)]
-struct Part<'a> {
+pub(crate) struct Part<'a> {
     #[serde(borrow, default)]
-    text: Option<&'a RawValue>,
+    pub text: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    refusal: Option<&'a RawValue>,
+    pub refusal: Option<&'a RawValue>,
+    /// Of responses.
+    #[serde(borrow, default)]
+    pub logprobs: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -86,9 +89,9 @@ struct ToolCall<'a> {
 }
 
 #[derive(Deserialize)]
-struct Function<'a> {
+pub(crate) struct Function<'a> {
     #[serde(borrow, default)]
-    arguments: Option<&'a RawValue>,
+    pub arguments: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -103,6 +106,27 @@ struct Audio<'a> {
     transcript: Option<&'a RawValue>,
 }
 
+/// What is done with texts.
+pub(crate) trait Reviewer {
+    /// What becomes of a text.
+    fn review(&self, text: &str) -> Verdict;
+
+    /// What becomes of JSON as a whole, whose strings were reviewed.
+    fn review_whole(&self, _json: &str) -> Verdict {
+        Verdict::passes()
+    }
+}
+
+impl Reviewer for Compiled {
+    fn review(&self, text: &str) -> Verdict {
+        self.check(text)
+    }
+
+    fn review_whole(&self, json: &str) -> Verdict {
+        self.check(json)
+    }
+}
+
 impl Compiled {
     /// Checks every text of an answer: contents (a string, or the text of parts), refusals,
     /// reasoning, transcripts and the arguments of tool calls. Arguments that are JSON stay JSON.
@@ -111,28 +135,35 @@ impl Compiled {
     /// # Errors
     /// When the bytes are no chat completion. They must not be let through.
     pub fn apply_to_chat_completion(&self, body: &[u8]) -> Result<Moderated, CompletionError> {
-        let text = std::str::from_utf8(body).map_err(|error| CompletionError::Malformed(error.to_string()))?;
-        let completion: Completion<'_> =
-            serde_json::from_str(text).map_err(|error| CompletionError::Malformed(error.to_string()))?;
-        let mut review = Review {
-            rules: self,
-            body: text,
-            outcome: Moderated { action: Action::Allow, body: None, hits: Vec::new(), total_hits: 0 },
-            edits: Vec::new(),
-        };
-        for (index, choice) in completion.choices.unwrap_or_default().iter().enumerate() {
-            review.choice(choice, &format!("choices[{index}]"))?;
-        }
-        Ok(review.finish())
+        chat_completion(self, body)
     }
 }
 
-struct Review<'a> {
-    rules: &'a Compiled,
+/// Reviews every text of a chat completion.
+pub(crate) fn chat_completion(reviewer: &dyn Reviewer, body: &[u8]) -> Result<Moderated, CompletionError> {
+    let text = std::str::from_utf8(body).map_err(|error| CompletionError::Malformed(error.to_string()))?;
+    let completion: Completion<'_> =
+        serde_json::from_str(text).map_err(|error| CompletionError::Malformed(error.to_string()))?;
+    let mut review = Review::new(reviewer, text);
+    for (index, choice) in completion.choices.unwrap_or_default().iter().enumerate() {
+        review.choice(choice, &format!("choices[{index}]"))?;
+    }
+    Ok(review.finish())
+}
+
+pub(crate) struct Review<'a> {
+    reviewer: &'a dyn Reviewer,
     body: &'a str,
     outcome: Moderated,
     /// What to put in place of which bytes.
     edits: Vec<(Range<usize>, String)>,
+}
+
+impl<'a> Review<'a> {
+    pub(crate) fn new(reviewer: &'a dyn Reviewer, body: &'a str) -> Self {
+        let outcome = Moderated { action: Action::Allow, body: None, hits: Vec::new(), total_hits: 0 };
+        Self { reviewer, body, outcome, edits: Vec::new() }
+    }
 }
 
 impl Review<'_> {
@@ -187,9 +218,9 @@ impl Review<'_> {
     }
 
     /// Checks one string; null and other values are none.
-    fn text(&mut self, raw: Option<&RawValue>, place: impl Fn() -> String) -> Result<(), CompletionError> {
+    pub(crate) fn text(&mut self, raw: Option<&RawValue>, place: impl Fn() -> String) -> Result<(), CompletionError> {
         let Some((raw, text)) = string(raw, &place)? else { return Ok(()) };
-        let verdict = self.rules.check(&text);
+        let verdict = self.reviewer.review(&text);
         self.note(&verdict, &place);
         if let Some(redacted) = &verdict.text {
             self.replace(raw, redacted);
@@ -198,14 +229,12 @@ impl Review<'_> {
     }
 
     /// Checks the arguments of a call: JSON in a string, or, from some servers, JSON as it is.
-    fn arguments(&mut self, function: &Function<'_>, at: &str) -> Result<(), CompletionError> {
+    pub(crate) fn arguments(&mut self, function: &Function<'_>, at: &str) -> Result<(), CompletionError> {
         let place = || format!("{at}.arguments");
         let Some(raw) = function.arguments else { return Ok(()) };
         match string(Some(raw), &place)? {
             None => {
-                if let Some(rewritten) = self.json(raw.get(), &place) {
-                    self.edits.push((self.range(raw), rewritten));
-                }
+                self.raw_json(raw, &place);
                 Ok(())
             }
             Some((raw, text)) if is_json(&text) => {
@@ -219,6 +248,23 @@ impl Review<'_> {
         }
     }
 
+    /// Checks JSON as it is.
+    pub(crate) fn raw_json(&mut self, raw: &RawValue, place: &dyn Fn() -> String) {
+        if let Some(rewritten) = self.json(raw.get(), place) {
+            self.put(raw, &rewritten);
+        }
+    }
+
+    /// How often something was put in another's place.
+    pub(crate) fn edits(&self) -> usize {
+        self.edits.len()
+    }
+
+    /// Puts JSON in the place of other JSON.
+    pub(crate) fn put(&mut self, raw: &RawValue, json: &str) {
+        self.edits.push((self.range(raw), json.to_owned()));
+    }
+
     /// Checks each string, name and number of a JSON text, then the whole, for what a rule may see
     /// in between. Gives the text that passes when it is another one.
     fn json(&mut self, text: &str, place: &dyn Fn() -> String) -> Option<String> {
@@ -226,14 +272,14 @@ impl Review<'_> {
         for token in tokens(text) {
             let raw = &text[token.clone()];
             let decoded = serde_json::from_str::<String>(raw);
-            let verdict = self.rules.check(decoded.as_deref().unwrap_or(raw));
+            let verdict = self.reviewer.review(decoded.as_deref().unwrap_or(raw));
             self.note(&verdict, place);
             if let Some(redacted) = verdict.text {
                 edits.push((token, quoted(&redacted)));
             }
         }
         let rewritten = splice(text, &edits);
-        let verdict = self.rules.check(&rewritten);
+        let verdict = self.reviewer.review_whole(&rewritten);
         self.note_new(&verdict, place);
         match verdict.text {
             // A caller would take it for JSON.
@@ -275,7 +321,7 @@ impl Review<'_> {
         self.edits.push((self.range(raw), quoted(text)));
     }
 
-    fn finish(mut self) -> Moderated {
+    pub(crate) fn finish(mut self) -> Moderated {
         if self.outcome.action == Action::Redact {
             self.edits.sort_by_key(|(range, _)| range.start);
             self.outcome.body = Some(splice(self.body, &self.edits).into_bytes());
@@ -300,7 +346,7 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn is_json(text: &str) -> bool {
+pub(crate) fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
@@ -318,7 +364,7 @@ fn splice(text: &str, edits: &[(Range<usize>, String)]) -> String {
 }
 
 /// The strings (names among them, in their quotes) and numbers of a valid JSON text.
-fn tokens(json: &str) -> Vec<Range<usize>> {
+pub(crate) fn tokens(json: &str) -> Vec<Range<usize>> {
     let bytes = json.as_bytes();
     let mut tokens = Vec::new();
     let mut place = 0;

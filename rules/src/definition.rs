@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::injection::{InjectionRule, MOST};
+use crate::placeholders::numbered;
+use crate::prompt::OfPrompts;
 use crate::verdict::Action;
 use crate::{Compiled, RulesError};
 
@@ -20,6 +23,48 @@ pub struct RuleSet {
     pub pii: PiiRules,
     /// How long a text may be.
     pub max_chars: Option<LengthRule>,
+    /// What prompts are held to, before a model sees them; all of the above is for answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptRules>,
+}
+
+/// What a prompt is checked for. Its length is bounded by the model's `context_tokens`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptRules {
+    /// Lists of words that must not appear.
+    pub terms: Vec<TermRule>,
+    /// Regular expressions that must not match.
+    pub patterns: Vec<PatternRule>,
+    /// Kinds of personal data.
+    pub pii: PiiRules,
+    /// Signs that a text tries to give the model orders of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub injection: Option<InjectionRule>,
+    /// Whether what is redacted in a prompt is put back into its answer, before that is held to the rules for answers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restore: bool,
+}
+
+impl PromptRules {
+    /// Makes the rules ready for use.
+    pub(crate) fn compile(&self) -> Result<OfPrompts, RulesError> {
+        if let Some(threshold) =
+            self.injection.as_ref().map(|rule| rule.threshold).filter(|it| !(1..=MOST).contains(it))
+        {
+            return refuse("injection", format!("the threshold is {threshold}; set it to 1 to {MOST}"));
+        }
+        let PiiRules { email, phone, iban, credit_card, ipv4, us_ssn } = &self.pii;
+        let pii = [email, phone, iban, credit_card, ipv4, us_ssn].into_iter().flatten();
+        let named = self.terms.iter().map(|rule| &rule.action).chain(self.patterns.iter().map(|rule| &rule.action));
+        if self.restore && !named.chain(pii).any(|action| *action == Action::Redact) {
+            return refuse("restore", "no rule for prompts redacts, so there is nothing to put back; leave it out");
+        }
+        let Self { terms, patterns, pii, injection, restore } = self.clone();
+        let rules = RuleSet { terms, patterns, pii, ..RuleSet::default() }.compile()?;
+        rules.refuse_labels_that_are_hit(|rule| numbered(rule, 1))?;
+        Ok(OfPrompts { rules, injection, restores: restore })
+    }
 }
 
 /// Words or phrases, in any case.
@@ -85,7 +130,8 @@ fn yes() -> bool {
 }
 
 /// The names of the built-in rules, which no other rule may have.
-pub(crate) const RESERVED: [&str; 7] = ["email", "phone", "iban", "credit_card", "ipv4", "us_ssn", "max_chars"];
+pub(crate) const RESERVED: [&str; 9] =
+    ["email", "phone", "iban", "credit_card", "ipv4", "us_ssn", "max_chars", "unreadable", "injection"];
 
 const MAX_RULES: usize = 1_000;
 const MAX_WORDS: usize = 100_000;

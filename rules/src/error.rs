@@ -34,8 +34,8 @@ pub enum RulesError {
 /// Why an answer could not be checked. It must not be let through.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CompletionError {
-    /// It is no chat completion.
-    #[error("the answer is not a chat completion: {0}")]
+    /// It is no chat completion, or no response.
+    #[error("the answer is not what was asked for: {0}")]
     Malformed(String),
     /// A string in it is no Unicode text.
     #[error("the answer's {place} is not Unicode text: {reason}")]

@@ -65,7 +65,12 @@ impl Finder {
             HitKind::Phone => self.candidates(text, is_phone),
             HitKind::Ipv4 => self.candidates(text, is_ipv4),
             HitKind::UsSsn => self.candidates(text, is_us_ssn),
-            HitKind::Email | HitKind::Term | HitKind::Pattern | HitKind::Length => self.candidates(text, |_, _| true),
+            HitKind::Email
+            | HitKind::Term
+            | HitKind::Pattern
+            | HitKind::Length
+            | HitKind::Unreadable
+            | HitKind::Injection => self.candidates(text, |_, _| true),
         }
     }
 

@@ -3,6 +3,7 @@
 use regex_syntax::hir::Look;
 
 use crate::compiled::Compiled;
+use crate::placeholders::{MOST_RESTORED, Placeholders, Restorer};
 use crate::verdict::Action;
 use crate::{PatternRule, RuleSet};
 
@@ -91,6 +92,7 @@ impl Compiled {
 #[derive(Clone, Debug)]
 pub struct Redactor {
     rules: Compiled,
+    restorer: Option<Restorer>,
     text: String,
     given: String,
     /// Bytes at which the text is looked at again: not for each word of a long text.
@@ -104,12 +106,27 @@ const GROWTH: usize = 64;
 impl Redactor {
     /// For rules whose texts are [held back](Streaming::HeldBack).
     pub fn new(rules: &Compiled) -> Self {
-        Self { rules: rules.clone(), text: String::new(), given: String::new(), next_look: 0, gave_up: false }
+        let rules = rules.clone();
+        Self { rules, restorer: None, text: String::new(), given: String::new(), next_look: 0, gave_up: false }
+    }
+
+    /// The same of a text into which values are put back first, for rules under which pieces are seen as they come or are
+    /// [held back](Streaming::HeldBack).
+    pub fn restoring(rules: &Compiled, placeholders: &Placeholders) -> Self {
+        let restorer = (!placeholders.is_empty()).then(|| Restorer::new(placeholders));
+        Self { restorer, ..Self::new(rules) }
     }
 
     /// Adds a piece. What passes now; nothing from the moment on that it gives up.
     pub fn push(&mut self, piece: &str) -> Option<String> {
-        self.text.push_str(piece);
+        match &mut self.restorer {
+            Some(restorer) => self.text.push_str(&restorer.push(piece)),
+            None => self.text.push_str(piece),
+        }
+        if self.restorer.is_some() && self.text.len() > MOST_RESTORED {
+            // The whole is not restored either.
+            self.gave_up = true;
+        }
         if self.gave_up || self.text.len() < self.next_look {
             return None;
         }

@@ -52,6 +52,29 @@ pub enum HitKind {
     UsSsn,
     /// More characters than allowed.
     Length,
+    /// What can not be read can not be held to rules.
+    Unreadable,
+    /// Signs that a prompt tries to give the model orders of its own.
+    Injection,
+}
+
+impl HitKind {
+    /// Its name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Term => "term",
+            Self::Pattern => "pattern",
+            Self::Email => "email",
+            Self::Phone => "phone",
+            Self::Iban => "iban",
+            Self::CreditCard => "credit_card",
+            Self::Ipv4 => "ipv4",
+            Self::UsSsn => "us_ssn",
+            Self::Length => "length",
+            Self::Unreadable => "unreadable",
+            Self::Injection => "injection",
+        }
+    }
 }
 
 /// A rule that was hit, and where.
@@ -80,4 +103,21 @@ pub struct Verdict {
     pub total_hits: usize,
     /// With [`Action::Redact`], what passes. Checking it again redacts nothing more.
     pub text: Option<String>,
+}
+
+impl Verdict {
+    /// It passes as it is.
+    pub(crate) fn passes() -> Self {
+        Self { action: Action::Allow, hits: Vec::new(), total_hits: 0, text: None }
+    }
+
+    /// Another text passes.
+    pub(crate) fn becomes(text: String) -> Self {
+        Self { action: Action::Redact, text: Some(text), ..Self::passes() }
+    }
+
+    /// Nothing passes.
+    pub(crate) fn withheld() -> Self {
+        Self { action: Action::Block, ..Self::passes() }
+    }
 }

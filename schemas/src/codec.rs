@@ -15,14 +15,21 @@ use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_id, post_schema};
 use schema_registry_converter::error::SRCError;
-use schema_registry_converter::schema_registry_common::{BytesResult, SchemaType, SuppliedSchema, get_bytes_result};
+use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::budget::Budget;
+use crate::directory::{AuditRecord, DirectoryEntry};
 use crate::events::{
     Call, Cancellation, Completion, DeadLetter, DeadLetterAction, Document, Fact, Outcome, Prompt, Redrive, Request,
 };
 use crate::json::JsonView;
+use crate::limit_use::LimitUse;
 use crate::reply_chunk::ReplyChunk;
+use crate::schema_id::{Guids, SchemaId, split_id};
+
+/// Header in which Confluent's serializers name the schema of a value that has no frame.
+pub const VALUE_SCHEMA_ID_HEADER: &str = "__value_schema_id";
 
 /// More than this many foreign schemas are not kept: the rest are fetched each time.
 const FOREIGN_SCHEMAS_KEPT: usize = 1024;
@@ -130,7 +137,8 @@ events! {
     0 Request "request", 1 Prompt "prompt", 2 Completion "completion", 3 Outcome "outcome",
     4 Call "call", 5 Fact "fact", 6 Document "document", 7 DeadLetter "dead-letter",
     8 Cancellation "cancellation", 9 Redrive "redrive", 10 DeadLetterAction "dead-letter-action",
-    11 ReplyChunk "reply-chunk",
+    11 ReplyChunk "reply-chunk", 12 DirectoryEntry "directory-entry", 13 AuditRecord "audit-record",
+    14 LimitUse "limit-use", 15 Budget "budget",
 }
 
 /// Encodes and decodes events. Cheap to clone.
@@ -142,7 +150,8 @@ pub struct Codec {
 struct Shared {
     settings: SrSettings,
     ids: [u32; ALL_EVENTS.len()],
-    foreign: RwLock<HashMap<u32, &'static Schema>>,
+    foreign: RwLock<HashMap<SchemaId, &'static Schema>>,
+    by_guid: Option<Guids>,
 }
 
 impl Codec {
@@ -153,8 +162,6 @@ impl Codec {
     /// [`CodecError::Registry`] when it can not be reached, [`CodecError::Refused`] when a subject
     /// holds an incompatible schema.
     pub async fn connect(access: &RegistryAccess, topics: &[(String, &'static str)]) -> Result<Self, CodecError> {
-        // A crafted length must not reserve memory: no event is larger than the largest record.
-        apache_avro::util::max_allocation_bytes(64 << 20);
         let settings = settings(access)?;
         let mut ids = [0; ALL_EVENTS.len()];
         for (index, (event, schema)) in ALL_EVENTS.iter().enumerate() {
@@ -163,7 +170,8 @@ impl Codec {
                 ids[index] = register(&settings, event, schema, subject).await?;
             }
         }
-        Ok(Self { shared: Arc::new(Shared { settings, ids, foreign: RwLock::default() }) })
+        let by_guid = Some(Guids::new(access));
+        Ok(Self { shared: Arc::new(Shared { settings, ids, foreign: RwLock::default(), by_guid }) })
     }
 
     /// A codec with ids of its own and no registry, for unit tests: it reads only what it wrote.
@@ -173,7 +181,7 @@ impl Codec {
     pub fn detached() -> Result<Self, CodecError> {
         let settings = settings(&RegistryAccess { url: "http://127.0.0.1:1".to_owned(), ..RegistryAccess::default() })?;
         let ids = std::array::from_fn(|index| u32::try_from(index).map_or(u32::MAX, |i| i + 1));
-        Ok(Self { shared: Arc::new(Shared { settings, ids, foreign: RwLock::default() }) })
+        Ok(Self { shared: Arc::new(Shared { settings, ids, foreign: RwLock::default(), by_guid: None }) })
     }
 
     /// The bytes of an event.
@@ -197,10 +205,30 @@ impl Codec {
     /// [`CodecError::Registry`] when the writer's schema can not be fetched now,
     /// [`CodecError::Undecodable`] when it never will.
     pub async fn decode<E: Event>(&self, bytes: &[u8]) -> Result<E, CodecError> {
-        let (id, mut rest) = unframe(bytes)?;
+        let (id, rest) = unframe(bytes)?;
+        self.decode_datum(id, rest).await
+    }
+
+    /// The same for a record of other people's, which may name its schema in the header
+    /// [`VALUE_SCHEMA_ID_HEADER`]; then the value is the datum alone.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`].
+    pub async fn decode_record<E: Event>(&self, header: Option<&[u8]>, value: &[u8]) -> Result<E, CodecError> {
+        let Some(header) = header else { return self.decode(value).await };
+        match split_id(header) {
+            Some((id, [])) => self.decode_datum(id, value).await,
+            Some(_) | None => Err(CodecError::Undecodable(format!(
+                "the header `{VALUE_SCHEMA_ID_HEADER}` holds no schema id (a zero byte and four bytes of id, or a \
+                 byte of one and a GUID of 16)"
+            ))),
+        }
+    }
+
+    async fn decode_datum<E: Event>(&self, id: SchemaId, mut rest: &[u8]) -> Result<E, CodecError> {
         let avro = E::avro();
         let undecodable = |e: String| CodecError::Undecodable(format!("not a {}: {e}", E::NAME));
-        if id == self.shared.ids[avro.index] {
+        if id == SchemaId::Number(self.shared.ids[avro.index]) {
             let event = avro.reader.read_deser::<E>(&mut rest).map_err(|e| undecodable(e.to_string()))?;
             return if rest.is_empty() {
                 Ok(event)
@@ -232,21 +260,17 @@ impl Codec {
         Ok(JsonView { name, value: crate::json::value_to_json(&value) })
     }
 
-    async fn schema(&self, id: u32) -> Result<&'static Schema, CodecError> {
-        if let Some(index) = self.shared.ids.iter().position(|known| *known == id && id != 0) {
+    async fn schema(&self, id: SchemaId) -> Result<&'static Schema, CodecError> {
+        if let SchemaId::Number(id) = id
+            && let Some(index) = self.shared.ids.iter().position(|known| *known == id && id != 0)
+        {
             return Ok(own_schema(index));
         }
         if let Some(schema) = self.foreign().get(&id) {
             return Ok(schema);
         }
-        let registered = get_schema_by_id(id, &self.shared.settings).await.map_err(|e| {
-            if e.retriable {
-                CodecError::Registry(one_line(&e))
-            } else {
-                CodecError::Undecodable(format!("the registry knows no schema with id {id}: {}", one_line(&e)))
-            }
-        })?;
-        let parsed = Schema::parse_str(&registered.schema)
+        let registered = self.fetch(id).await?;
+        let parsed = Schema::parse_str(&registered)
             .map_err(|e| CodecError::Undecodable(format!("schema {id} of the registry is not Avro: {e}")))?;
         let mut foreign = self.shared.foreign.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if foreign.len() >= FOREIGN_SCHEMAS_KEPT {
@@ -258,7 +282,24 @@ impl Codec {
         Ok(foreign.entry(id).or_insert_with(|| Box::leak(Box::new(parsed))))
     }
 
-    fn foreign(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u32, &'static Schema>> {
+    async fn fetch(&self, id: SchemaId) -> Result<String, CodecError> {
+        match (id, &self.shared.by_guid) {
+            (SchemaId::Guid(guid), Some(guids)) => guids.fetch(guid).await,
+            (SchemaId::Guid(_), None) => Err(CodecError::Undecodable("this codec has no registry".to_owned())),
+            (SchemaId::Number(number), _) => {
+                let registered = get_schema_by_id(number, &self.shared.settings).await.map_err(|e| {
+                    if e.retriable {
+                        CodecError::Registry(one_line(&e))
+                    } else {
+                        CodecError::Undecodable(format!("the registry knows no schema with id {id}: {}", one_line(&e)))
+                    }
+                })?;
+                Ok(registered.schema)
+            }
+        }
+    }
+
+    fn foreign(&self) -> std::sync::RwLockReadGuard<'_, HashMap<SchemaId, &'static Schema>> {
         self.shared.foreign.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -301,23 +342,28 @@ fn own_schema(index: usize) -> &'static Schema {
             Redrive::avro().schema,
             DeadLetterAction::avro().schema,
             ReplyChunk::avro().schema,
+            DirectoryEntry::avro().schema,
+            AuditRecord::avro().schema,
+            LimitUse::avro().schema,
+            Budget::avro().schema,
         ]
     });
     SCHEMAS[index]
 }
 
-fn unframe(bytes: &[u8]) -> Result<(u32, &[u8]), CodecError> {
-    match get_bytes_result(Some(bytes)) {
-        BytesResult::Valid(id, rest) => Ok((id, rest)),
-        BytesResult::Invalid(_) | BytesResult::Null => Err(CodecError::Undecodable(
+fn unframe(bytes: &[u8]) -> Result<(SchemaId, &[u8]), CodecError> {
+    split_id(bytes).ok_or_else(|| {
+        CodecError::Undecodable(
             "not Confluent-framed Avro (a zero byte, four bytes of schema id, the datum); \
              plain JSON needs the header `content-type: application/json`"
                 .to_owned(),
-        )),
-    }
+        )
+    })
 }
 
 fn settings(access: &RegistryAccess) -> Result<SrSettings, CodecError> {
+    // A crafted length must not reserve memory: no event is larger than the largest record.
+    apache_avro::util::max_allocation_bytes(64 << 20);
     let mut builder = SrSettings::new_builder(access.url.trim_end_matches('/').to_owned());
     builder.set_timeout(Duration::from_secs(10)).no_proxy();
     if let Some(username) = &access.username {

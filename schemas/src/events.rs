@@ -181,7 +181,7 @@ impl Ended {
 pub struct CallLine {
     /// The same as in the topic `calls`.
     pub call_id: String,
-    /// `chat.completions` or `embeddings`.
+    /// `chat.completions`, `responses` or `embeddings`.
     pub operation: String,
     /// Name of the provider in the configuration.
     pub provider: String,
@@ -263,6 +263,17 @@ impl Request {
     }
 }
 
+/// What the rules for prompts found before a model was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptModeration {
+    /// `allow`, `redact` or `block`.
+    pub action: String,
+    /// Hash of the rule set that decided.
+    pub rules_version: String,
+    /// Names of the rules that matched, sorted.
+    pub hits: Vec<String>,
+}
+
 /// The exact provider request, or why there will be none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
@@ -289,6 +300,10 @@ pub struct Prompt {
     pub bill: Vec<CallLine>,
     /// Time per stage so far.
     pub stages: Vec<StageTime>,
+    /// What the rules for prompts found; `None` where there are none.
+    pub prompt_moderation: Option<PromptModeration>,
+    /// Values by the placeholders that stand for them in the body, to be put back into the answer. Personal data.
+    pub placeholders: BTreeMap<String, String>,
 }
 
 /// What the model said and the calls it took; or why it ended.
@@ -296,7 +311,7 @@ pub struct Prompt {
 pub struct Completion {
     /// Who asked.
     pub meta: Meta,
-    /// The provider's JSON as it came; `None` when ended.
+    /// The provider's JSON as it came, but for values that were put back; `None` when ended.
     #[serde(with = "apache_avro::serde::bytes_opt")]
     pub response: Option<Vec<u8>>,
     /// Model as the client wrote it.
@@ -311,6 +326,8 @@ pub struct Completion {
     pub bill: Vec<CallLine>,
     /// Time per stage so far.
     pub stages: Vec<StageTime>,
+    /// What the rules for prompts found; `None` where there are none.
+    pub prompt_moderation: Option<PromptModeration>,
 }
 
 /// What the rules found in an answer.
@@ -360,6 +377,8 @@ pub struct Outcome {
     pub stages: Vec<StageTime>,
     /// Microseconds since the epoch.
     pub finished_at: i64,
+    /// What the rules for prompts found; `None` where there are none.
+    pub prompt_moderation: Option<PromptModeration>,
 }
 
 /// One entry of the log that the ledger folds.
@@ -381,7 +400,7 @@ pub struct Call {
     pub key_id: Option<String>,
     /// `interactive`, `batch` or `documents`.
     pub lane: String,
-    /// `chat.completions` or `embeddings`.
+    /// `chat.completions`, `responses` or `embeddings`.
     pub operation: String,
     /// Name of the provider.
     pub provider: String,
@@ -415,6 +434,11 @@ pub struct Call {
     pub http_status: Option<i32>,
     /// Why it was not sent, unconfirmed or adjusted.
     pub reason: Option<String>,
+    /// In `started`: the most that the customer may be charged, nano-units.
+    pub reserved_charge_nanos: Option<i64>,
+    /// In `started`, and in ends that its caller writes without an answer: the name, never the value, of the key of
+    /// a pool that the call is made with.
+    pub provider_key: Option<String>,
 }
 
 /// One flat record per outcome, without content.

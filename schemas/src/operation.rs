@@ -11,6 +11,8 @@ words! {
         Chat = "chat.completions",
         /// `POST /v1/embeddings`.
         Embeddings = "embeddings",
+        /// `POST /v1/responses`.
+        Responses = "responses",
     }
 }
 

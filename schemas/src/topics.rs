@@ -14,6 +14,8 @@ pub const COMPLETIONS: &str = "completions";
 pub const OUTCOMES: &str = "outcomes";
 /// The log that the ledger folds.
 pub const CALLS: &str = "calls";
+/// Spending and reservations, by tenant and user.
+pub const BUDGETS: &str = "budgets";
 /// Answers for waiting ingress replicas: hints only.
 pub const REPLIES: &str = "replies";
 /// Content-free facts for analytics.
@@ -22,6 +24,12 @@ pub const FACTS: &str = "facts";
 pub const DOCUMENTS: &str = "documents";
 /// Requests that their clients took back.
 pub const CANCELLATIONS: &str = "cancellations";
+/// Plans, tenants, users and keys that were made while Millrace runs.
+pub const TENANTS: &str = "tenants";
+/// Every administrative action.
+pub const AUDIT: &str = "audit";
+/// What replicas of the ingress let through, for each other.
+pub const LIMITS: &str = "limits";
 /// Records that can never succeed.
 pub const DEAD_LETTERS: &str = "dead-letters";
 /// What operators did with them.

@@ -6,9 +6,9 @@ use std::path::Path;
 use apache_avro::Schema;
 use apache_avro::schema_compatibility::SchemaCompatibility;
 use millrace_schemas::{
-    ALL_EVENTS, Call, CallKind, CallLine, Cancellation, Codec, Completion, DeadLetter, DeadLetterAction, Document,
-    Ended, Event, Fact, Lane, LetterAction, Meta, Moderation, Outcome, OutcomeStatus, Prompt, RecordHeader, Redrive,
-    ReplyChunk, Request, StageTime,
+    ALL_EVENTS, AuditRecord, Budget, Call, CallKind, CallLine, Cancellation, Codec, Completion, DeadLetter,
+    DeadLetterAction, DirectoryEntry, Document, Ended, Event, Fact, Lane, LetterAction, LimitUse, Meta, Moderation,
+    Outcome, OutcomeStatus, Prompt, PromptModeration, RecordHeader, Redrive, ReplyChunk, Request, StageTime,
 };
 use serde_json::Value;
 
@@ -167,6 +167,7 @@ async fn every_event_survives_and_the_clients_json_is_kept_byte_for_byte() {
     let request = Request { body: body.to_vec(), labels: meta.labels.clone(), ..Request::new(Vec::new()) };
     let bytes = survives(&codec, request).await;
     assert!(bytes.windows(body.len()).any(|window| window == body));
+    let found = PromptModeration { action: "allow".into(), rules_version: "v".into(), hits: vec!["injection".into()] };
     let prompt = Prompt {
         meta: meta.clone(),
         body: Some(body.to_vec()),
@@ -179,6 +180,8 @@ async fn every_event_survives_and_the_clients_json_is_kept_byte_for_byte() {
         ended: Some(ended.clone()),
         bill: vec![line.clone(), line.clone()],
         stages: stages.clone(),
+        prompt_moderation: Some(found.clone()),
+        placeholders: BTreeMap::from([("[EMAIL_1]".to_owned(), "a@x.org".to_owned())]),
     };
     survives(&codec, prompt).await;
     let completion = Completion {
@@ -190,6 +193,7 @@ async fn every_event_survives_and_the_clients_json_is_kept_byte_for_byte() {
         ended: None,
         bill: vec![],
         stages: stages.clone(),
+        prompt_moderation: None,
     };
     survives(&codec, completion).await;
     let outcome = Outcome {
@@ -213,6 +217,7 @@ async fn every_event_survives_and_the_clients_json_is_kept_byte_for_byte() {
         bill: vec![line],
         stages,
         finished_at: 5,
+        prompt_moderation: Some(found),
     };
     survives(&codec, outcome).await;
     for kind in CallKind::ALL {
@@ -242,6 +247,8 @@ async fn every_event_survives_and_the_clients_json_is_kept_byte_for_byte() {
             charge_nanos: 0,
             http_status: Some(429),
             reason: Some("why".into()),
+            reserved_charge_nanos: Some(9),
+            provider_key: Some("main".to_owned()),
         };
         survives(&codec, call).await;
     }
@@ -324,5 +331,41 @@ async fn every_event_survives_and_the_clients_json_is_kept_byte_for_byte() {
         events: vec![r#"{"choices":[]}"#.into(), String::new()],
     };
     survives(&codec, chunk).await;
-    assert_eq!(ALL_EVENTS.len(), 12, "every event is in this test");
+    let entry = DirectoryEntry {
+        name: "key/t/k".into(),
+        body: Some("{}".into()),
+        change_id: "c".into(),
+        changed_at: 1,
+        changed_by: "admin".into(),
+    };
+    survives(&codec, entry).await;
+    let audit = AuditRecord {
+        change_id: "c".into(),
+        at: 1,
+        actor: "admin".into(),
+        address: None,
+        action: "create".into(),
+        name: "plan/p".into(),
+        before: None,
+        after: Some("{}".into()),
+    };
+    survives(&codec, audit).await;
+    let limit_use = LimitUse {
+        replica: "a".into(),
+        subject: "tenant/t".into(),
+        at: 1,
+        minute: 2,
+        requests: 3,
+        previous_requests: 4,
+        tokens: 5,
+        previous_tokens: 6,
+        day: 7,
+        day_tokens: 8,
+        concurrent: 9,
+    };
+    survives(&codec, limit_use).await;
+    let budget = Budget { tenant: Some("t".into()), user: Some("u".into()), ..Budget::mark(0, 3, 57) };
+    survives(&codec, budget).await;
+    survives(&codec, Budget::mark(0, 3, -1)).await;
+    assert_eq!(ALL_EVENTS.len(), 16, "every event is in this test");
 }

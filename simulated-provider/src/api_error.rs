@@ -1,7 +1,9 @@
 //! Errors in OpenAI's shape.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -85,6 +87,32 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
     }
 
+    pub(crate) fn refused_key(status: u16) -> Self {
+        let message = "The key was revoked, or its account is not active.";
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UNAUTHORIZED);
+        Self::new(status, "invalid_request_error", Some("account_deactivated"), message)
+    }
+
+    /// The limit of a key, which is whole again after `left`.
+    pub(crate) fn of_limit(left: Duration, headers: &HeaderMap) -> Self {
+        let mut error = Self::rate_limited(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        for (name, value) in headers {
+            error.headers.retain(|(known, _)| known != name);
+            error.headers.push((name.clone(), value.clone()));
+        }
+        error
+    }
+
+    fn rate_limited(ms: u64) -> Self {
+        let message = format!("Rate limit reached for requests. Please try again in {ms}ms.");
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", Some("rate_limit_exceeded"), message);
+        error.header("retry-after-ms", &ms.to_string());
+        error.header("retry-after", &ms.div_ceil(1_000).to_string());
+        error.header("x-ratelimit-remaining-requests", "0");
+        error.header("x-ratelimit-reset-requests", &format!("{ms}ms"));
+        error
+    }
+
     pub(crate) fn no_such_url(method: &str, path: &str) -> Self {
         let message = format!("Invalid URL ({method} {path})");
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message)
@@ -108,15 +136,7 @@ impl ApiError {
     pub(crate) fn of_fault(fault: &Fault, context_tokens: u32) -> Option<Self> {
         match fault {
             Fault::RateLimited { retry_after_ms, headers } => {
-                let ms = *retry_after_ms;
-                let message = format!("Rate limit reached for requests. Please try again in {ms}ms.");
-                let mut error =
-                    Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", Some("rate_limit_exceeded"), message);
-                let wait = format!("{ms}ms");
-                error.header("retry-after-ms", &ms.to_string());
-                error.header("retry-after", &ms.div_ceil(1_000).to_string());
-                error.header("x-ratelimit-remaining-requests", "0");
-                error.header("x-ratelimit-reset-requests", &wait);
+                let mut error = Self::rate_limited(*retry_after_ms);
                 for (name, value) in headers {
                     error.header(name, value);
                 }

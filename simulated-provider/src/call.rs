@@ -100,12 +100,20 @@ pub(crate) async fn answer<T: Task>(
         billed: false,
         spoilt: false,
     };
-    let task = match admit::<T>(&app, &headers, body) {
+    let limits = match app.enter(&headers) {
+        Ok(limits) => limits,
+        Err(error) => {
+            record.status = Some(error.status.as_u16());
+            app.stats.record(T::ENDPOINT, record);
+            return signed(&app, arrival, &HeaderMap::new(), error.into_response());
+        }
+    };
+    let task = match admit::<T>(&app, body) {
         Ok(task) => task,
         Err(error) => {
             record.status = Some(error.status.as_u16());
             app.stats.record(T::ENDPOINT, record);
-            return signed(&app, arrival, error.into_response());
+            return signed(&app, arrival, &limits, error.into_response());
         }
     };
     record.model = app.shared_model_name(task.model());
@@ -120,7 +128,7 @@ pub(crate) async fn answer<T: Task>(
         if error.status.is_server_error() {
             tokio::time::sleep_until(arrival + latency).await;
         }
-        return signed(&app, arrival, error.into_response());
+        return signed(&app, arrival, &limits, error.into_response());
     }
     if fault == Some(Fault::ConnectionReset {}) {
         app.stats.record(T::ENDPOINT, record);
@@ -149,11 +157,10 @@ pub(crate) async fn answer<T: Task>(
     if fault == Some(Fault::MalformedJson {}) {
         reply.malform();
     }
-    signed(&app, arrival, reply.into_response(ending, app.pace(), in_flight))
+    signed(&app, arrival, &limits, reply.into_response(ending, app.pace(), in_flight))
 }
 
-fn admit<T: Task>(app: &App, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
-    app.authenticate(headers)?;
+fn admit<T: Task>(app: &App, body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(app.config.max_body_bytes),
         _ => ApiError::not_json(),
@@ -173,8 +180,8 @@ fn client_request_id(headers: &HeaderMap) -> Option<Box<str>> {
     Some(id[..id.floor_char_boundary(LONGEST_CLIENT_ID)].into())
 }
 
-/// Adds the headers that OpenAI sends with every answer; those already there stay.
-fn signed(app: &App, arrival: Instant, mut response: Response) -> Response {
+/// Adds the headers that OpenAI sends with every answer, with what is left of the key's limits; those already there stay.
+fn signed(app: &App, arrival: Instant, limits: &HeaderMap, mut response: Response) -> Response {
     const ALWAYS: [(&str, &str); 8] = [
         ("openai-organization", "simulated"),
         ("openai-version", "2020-10-01"),
@@ -186,6 +193,9 @@ fn signed(app: &App, arrival: Instant, mut response: Response) -> Response {
         ("x-ratelimit-reset-tokens", "3ms"),
     ];
     let headers = response.headers_mut();
+    for (name, value) in limits {
+        headers.entry(name.clone()).or_insert(value.clone());
+    }
     for (name, value) in ALWAYS {
         headers.entry(HeaderName::from_static(name)).or_insert(HeaderValue::from_static(value));
     }

@@ -87,6 +87,11 @@ fn fingerprint(seed: u64, model: &str) -> String {
 }
 
 impl Chat {
+    /// The first answer, for who asks for no other.
+    pub(crate) fn only_choice(&self, config: &SimulatedProviderConfig, spoil: &Spoil) -> Choice {
+        self.choice(config, &topics(self.request.question()), 0, spoil)
+    }
+
     fn choice(&self, config: &SimulatedProviderConfig, topics: &[Topic], index: u32, spoil: &Spoil) -> Choice {
         let digest = self.digest.with("choice", u64::from(index));
         let room = config.context_tokens - self.prompt_tokens;

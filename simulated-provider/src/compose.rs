@@ -99,15 +99,31 @@ pub(crate) fn topics(prompt: &str) -> Vec<Topic> {
     const SCANNED_WORDS: usize = 400;
     let mut seen = HashSet::new();
     prompt
-        .split(|c: char| !c.is_alphabetic())
+        .split_whitespace()
+        .flat_map(|word| match placeholder(word) {
+            Some(placeholder) => vec![placeholder],
+            None => word.split(|c: char| !c.is_alphabetic()).collect(),
+        })
         .filter(|word| !word.is_empty())
         .take(SCANNED_WORDS)
-        .filter(|word| (4..=16).contains(&word.chars().count()))
-        .map(str::to_lowercase)
+        .filter(|word| word.starts_with('[') || (4..=16).contains(&word.chars().count()))
+        .map(|word| match word.starts_with('[') {
+            // What follows must be a token of its own.
+            true => format!("{word} too"),
+            false => word.to_lowercase(),
+        })
         .filter(|word| !COMMON.contains(&word.as_str()) && seen.insert(word.clone()))
         .take(MOST)
         .map(|word| topic(format!(" {word}")))
         .collect()
+}
+
+/// What stands for something that the model must not see, such as `[EMAIL_1]`: models repeat it as it is.
+fn placeholder(word: &str) -> Option<&str> {
+    let word = word.trim_end_matches(['.', ',', '?', '!', ':']);
+    let name = word.strip_prefix('[')?.strip_suffix(']')?;
+    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    (name.contains('_') && name.chars().all(is_name)).then_some(word)
 }
 
 fn topic(text: String) -> Topic {
@@ -270,6 +286,7 @@ mod tests {
             "Расскажи мне про железные дороги Сибири",
             "Schreibe über Überschallflugzeuge, Größenordnungen und Straßenbahnen",
             "日本語で説明してください。 お願いします ということ",
+            "Write to [EMAIL_1], [IPV4_12] and [not_one]",
             "ⅷⅷⅷⅷ ªºªº Ⅻiphone e\u{301}e\u{301}e\u{301}e\u{301} ﬁﬁﬁﬁ KUBERNETES DON'T İSTANBUL",
         ];
         for (number, prompt) in prompts.into_iter().enumerate() {
@@ -297,5 +314,7 @@ mod tests {
         let answer = compose(&mut dice, &topics, 80, None);
         assert!(answer.text.contains("volcanoes") && answer.text.contains("earthquakes"), "{}", answer.text);
         assert!(answer.text.ends_with('.') && !answer.text.contains(" ."), "{}", answer.text);
+        let answer = compose(&mut dice, &super::topics("Write to [EMAIL_1]."), 40, None);
+        assert!(answer.text.contains("[EMAIL_1]"), "{}", answer.text);
     }
 }

@@ -1,5 +1,6 @@
 //! What tests and operators ask of the simulation itself, outside OpenAI's API.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::api_error::ApiError;
 use crate::config::{Latency, problem_of_pace};
 use crate::faults::{self, FaultRule};
+use crate::keys::{self, KeyCount, KeyRule};
 use crate::server::App;
 use crate::stats::Count;
 
@@ -89,6 +91,23 @@ pub(crate) async fn put_latency(
     }
     app.set_latency(latency);
     Ok(Json(latency))
+}
+
+pub(crate) async fn keys(State(app): State<Arc<App>>) -> Json<BTreeMap<String, KeyCount>> {
+    Json(app.keys().counts())
+}
+
+pub(crate) async fn put_keys(
+    State(app): State<Arc<App>>,
+    rules: Result<Json<Option<Vec<KeyRule>>>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(rules) = rules.map_err(|_| ApiError::invalid("", None, "Send a JSON array of keys, or null."))?;
+    if let Some(problem) = rules.as_deref().and_then(keys::problem) {
+        return Err(ApiError::invalid("", None, problem));
+    }
+    let installed = rules.as_ref().map(Vec::len);
+    app.keys().install(rules);
+    Ok(Json(json!({"keys": installed})))
 }
 
 #[derive(Clone, Copy, Deserialize, Serialize)]

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! POST /v1/chat/completions   plain, or `stream: true` (server-sent events)
+//! POST /v1/responses          the same, in the Responses API's words; nothing is kept
 //! POST /v1/embeddings         hashed bags of words: texts that share words are near
 //! GET  /v1/models  /health
 //! GET  /count      what was asked, begun and charged so far     ([`Count`])
@@ -14,6 +15,8 @@
 //! POST /reset      forget counts, attempts and script positions
 //! PUT  /faults     replace the fault script                     (a list of [`FaultRule`])
 //! PUT  /latency    replace the latency distribution             ([`Latency`])
+//! PUT  /keys       replace the keys that are let in              (a JSON array of [`KeyRule`], or null: any)
+//! GET  /keys       what was asked with each, by its name         ([`KeyCount`])
 //! PUT  /pace       replace the pace of streams                   (`{"tokens_per_second": 50}`, or null: all at once)
 //! ```
 //!
@@ -31,7 +34,9 @@ mod dice;
 mod embed;
 mod embeddings;
 mod faults;
+mod keys;
 mod reply;
+mod responses;
 mod schema_sample;
 mod server;
 mod socket;
@@ -40,5 +45,6 @@ mod tokens;
 
 pub use config::{ApiKey, Latency, SimulatedProviderConfig, TokenRange};
 pub use faults::{Fault, FaultRule, When};
+pub use keys::{KeyCount, KeyRule};
 pub use server::{Error, Server, run};
 pub use stats::{CallRecord, Count};

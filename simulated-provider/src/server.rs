@@ -23,6 +23,8 @@ use crate::control;
 use crate::dice::Digester;
 use crate::embeddings::Embeddings;
 use crate::faults::{Fault, FaultRule, Script, Subject};
+use crate::keys::Keys;
+use crate::responses::Responses;
 use crate::socket::{Listener, ResetSwitch};
 use crate::stats::{Count, Stats};
 use crate::tokens::Encoding;
@@ -145,6 +147,7 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(answer::<Chat>))
         .route("/v1/embeddings", post(answer::<Embeddings>))
+        .route("/v1/responses", post(answer::<Responses>))
         .route("/v1/models", get(control::models))
         .route("/health", get(control::health))
         .route("/count", get(control::count))
@@ -152,6 +155,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/reset", post(control::reset))
         .route("/faults", put(control::put_faults).get(control::faults))
         .route("/latency", put(control::put_latency))
+        .route("/keys", put(control::put_keys).get(control::keys))
         .route("/pace", put(control::put_pace))
         .fallback(control::no_such_url)
         .method_not_allowed_fallback(control::wrong_method)
@@ -171,6 +175,7 @@ pub(crate) struct App {
     latency: Mutex<Latency>,
     pace: Mutex<Option<f64>>,
     script: Mutex<Installed>,
+    keys: Mutex<Keys>,
     requests: AtomicU64,
 }
 
@@ -198,18 +203,23 @@ impl App {
             latency: Mutex::new(config.latency),
             pace: Mutex::new(config.tokens_per_second),
             script: Mutex::new(Installed { script: Script::new(config.faults.clone()), since: Instant::now() }),
+            keys: Mutex::new(Keys::of(config.api_keys.as_deref())),
             requests: AtomicU64::new(0),
             config,
         }))
     }
 
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        match (&self.config.api_keys, bearer(headers)) {
-            (None, _) => Ok(()),
-            (Some(_), None) => Err(ApiError::no_key()),
-            (Some(keys), Some(key)) if keys.iter().any(|known| known.is(key)) => Ok(()),
-            (Some(_), Some(_)) => Err(ApiError::wrong_key()),
-        }
+        lock(&self.keys).knows(bearer(headers))
+    }
+
+    /// Lets a call in by its key; the headers tell what is left of the key's limit.
+    pub(crate) fn enter(&self, headers: &HeaderMap) -> Result<HeaderMap, ApiError> {
+        lock(&self.keys).enter(bearer(headers), Instant::now())
+    }
+
+    pub(crate) fn keys(&self) -> MutexGuard<'_, Keys> {
+        lock(&self.keys)
     }
 
     /// One allocation for a model's name however many calls name it.

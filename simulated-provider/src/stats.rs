@@ -19,6 +19,8 @@ pub struct Count {
     pub chat_calls: u64,
     /// Of `calls`, those to `/v1/embeddings`.
     pub embedding_calls: u64,
+    /// Of `calls`, those to `/v1/responses`.
+    pub response_calls: u64,
     /// Prompt tokens of the billed calls.
     pub prompt_tokens: u64,
     /// Completion tokens of the billed calls.
@@ -60,6 +62,7 @@ pub struct CallRecord {
 pub(crate) enum Endpoint {
     Chat,
     Embeddings,
+    Responses,
 }
 
 #[derive(Debug)]
@@ -110,6 +113,7 @@ impl Stats {
             match endpoint {
                 Endpoint::Chat => inner.count.chat_calls += 1,
                 Endpoint::Embeddings => inner.count.embedding_calls += 1,
+                Endpoint::Responses => inner.count.response_calls += 1,
             }
             *inner.by_model.entry(Arc::clone(&record.model)).or_default() += 1;
         }

@@ -5,6 +5,7 @@
 //! - [`run_stage`] drives a stage on Kafka: many records in flight, settled in any order, committed
 //!   to the contiguous head; duplicates dropped; dead letters; deferred revocation.
 //! - [`run_handler`] drives a consumer that needs its records in order (the ledger).
+//! - [`follow`] reads a topic that every process has to know.
 //!
 //! Invariant: an offset is committed only after everything its record became is acknowledged.
 
@@ -14,8 +15,9 @@ mod metrics;
 mod stage;
 
 pub use driver::{
-    Assignment, Delivery, DriverError, DriverSpec, Handler, ProduceError, Producer, Ready, Settled, StageEnv,
-    Unreachable, admin_client, client_config, consumer_config, dead_letter, fetch_metadata, run_handler, run_stage,
+    Assignment, Decoder, Delivery, DriverError, DriverSpec, Followed, Follower, Handler, ProduceError, Producer, Ready,
+    Report, Settled, Since, StageEnv, Unreachable, admin_client, client_config, consumer_config, dead_letter,
+    fetch_metadata, follow, partitions_of, run_handler, run_stage,
 };
 pub use metrics::StageMetrics;
 pub use stage::{Outgoing, Plan, Poison, Received, Stage, StageError, To};

@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use millrace_schemas::{Coordinates, Source};
+use millrace_schemas::{Codec, CodecError, Coordinates, Source};
+use millrace_telemetry::{TRACEPARENT, TraceContext};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::{Lease, Moment};
@@ -53,8 +54,20 @@ impl Received {
     /// The last header of this name, as text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
+        std::str::from_utf8(self.header_bytes(name)?).ok()
+    }
+
+    /// The last header of this name.
+    #[must_use]
+    pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
         let (_, value) = self.headers.iter().rev().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(value.as_deref()?).ok()
+        value.as_deref()
+    }
+
+    /// The trace that it belongs to, in its own header or in that of a CloudEvent.
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        let parse = |name| self.header(name).and_then(TraceContext::parse);
+        parse(TRACEPARENT).or_else(|| parse("ce_traceparent"))
     }
 }
 
@@ -105,6 +118,29 @@ impl Outgoing {
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// The same record on a topic of a customer's, who knows it again by the key of the request.
+    #[must_use]
+    pub fn of_customer(self, idempotency_key: Option<&str>) -> Self {
+        let out = Self { foreign: true, ..self };
+        match idempotency_key {
+            Some(key) => out.header("idempotency-key", key),
+            None => out,
+        }
+    }
+
+    /// The same record in JSON, with the members of its Avro; bytes that hold JSON are that JSON.
+    ///
+    /// # Errors
+    /// Retry while the registry does not answer; Fatal when the value is not Avro, for it is our own.
+    pub async fn into_json(mut self, codec: &Codec) -> Result<Self, StageError> {
+        let view = codec.view(&self.value).await.map_err(|error| match error {
+            CodecError::Registry(_) => StageError::retry(error.to_string()),
+            CodecError::Refused { .. } | CodecError::Undecodable(_) => StageError::Fatal(error.to_string()),
+        })?;
+        self.value = view.value.to_string().into_bytes();
+        Ok(self.header("content-type", "application/json"))
     }
 }
 

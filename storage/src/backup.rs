@@ -4,7 +4,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::objects::PartId;
 use crate::port::{Claim, Entry, LogPlace, Rollup, RollupKey, StorageError, Waiter};
+use crate::webhooks::{DeliveryStatus, Due, WebhookDelivery};
 
 /// One row of the store, whichever adapter keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,55 @@ pub enum Row {
         #[serde(with = "base64_bytes")]
         outcome: Vec<u8>,
     },
+    /// A small object; one that is there already stays.
+    Object {
+        /// Tenant.
+        tenant: String,
+        /// What kind of object.
+        kind: String,
+        /// Its name.
+        id: String,
+        /// Its version.
+        version: i64,
+        /// Its bytes; base64 in JSON.
+        #[serde(with = "base64_bytes")]
+        value: Vec<u8>,
+    },
+    /// A part of a file's content.
+    FilePart {
+        /// Which.
+        id: PartId,
+        /// Its bytes; base64 in JSON.
+        #[serde(with = "base64_bytes")]
+        content: Vec<u8>,
+    },
+    /// What was asked for.
+    Kept {
+        /// Tenant.
+        tenant: String,
+        /// The request.
+        request_id: String,
+        /// Its bytes, none of one that was forgotten; base64 in JSON.
+        #[serde(with = "base64_bytes")]
+        request: Vec<u8>,
+    },
+    /// An event for an endpoint. When it is due follows from it.
+    Webhook(Box<WebhookDelivery>),
+}
+
+/// What an import of a delivery writes beside it, where `there` is what the store has: nothing at all
+/// when that has got as far; else, while it is pending, a note that its shard's owner looks at it.
+pub(crate) fn webhook_to_import(delivery: &WebhookDelivery, there: Option<&WebhookDelivery>) -> Option<Option<Due>> {
+    if there.is_some_and(|there| there.attempts >= delivery.attempts) {
+        return None;
+    }
+    let due = || Due {
+        id: delivery.id.clone(),
+        tenant: delivery.tenant.clone(),
+        endpoint: delivery.endpoint.clone(),
+        again: false,
+    };
+    Some((delivery.status == DeliveryStatus::Pending).then(due))
 }
 
 /// Reading and writing whole stores.

@@ -16,8 +16,11 @@ mod checks;
 mod cql;
 mod embedded;
 mod json;
+mod kept;
+mod objects;
 mod port;
 mod tally;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -26,7 +29,10 @@ use millrace_config::StorageConfig;
 use crate::cql::Cql;
 use crate::embedded::Embedded;
 pub use backup::{Backup, Row};
+pub use kept::KeptRequests;
+pub use objects::*;
 pub use port::*;
+pub use webhooks::*;
 
 /// An open database. Cloning it shares the connection.
 #[derive(Clone)]
@@ -35,10 +41,20 @@ pub struct Storage {
     pub results: Arc<dyn Results>,
     /// Idempotency keys and waiters.
     pub keys: Arc<dyn IdempotencyKeys>,
+    /// What was asked for.
+    pub kept: Arc<dyn KeptRequests>,
     /// Entries, rollups and checkpoints.
     pub ledger: Arc<dyn LedgerStore>,
     /// Usage and audits.
     pub usage: Arc<dyn Usage>,
+    /// Small objects that are compared and replaced.
+    pub objects: Arc<dyn Objects>,
+    /// Contents of files.
+    pub parts: Arc<dyn FileParts>,
+    /// Webhooks by tenant and id.
+    pub webhooks: Arc<dyn WebhookDeliveries>,
+    /// Which of them are due.
+    pub webhook_schedule: Arc<dyn WebhookSchedule>,
     /// All of it, row by row.
     pub backup: Arc<dyn Backup>,
 }
@@ -82,12 +98,30 @@ impl Storage {
         self.results.get("millrace", "ping").await.map(|_| ())
     }
 
-    fn over<A: Results + IdempotencyKeys + LedgerStore + Usage + Backup + 'static>(adapter: Arc<A>) -> Self {
+    fn over<A>(adapter: Arc<A>) -> Self
+    where
+        A: Results
+            + IdempotencyKeys
+            + LedgerStore
+            + Usage
+            + Objects
+            + FileParts
+            + KeptRequests
+            + WebhookDeliveries
+            + WebhookSchedule
+            + Backup
+            + 'static,
+    {
         Self {
             results: adapter.clone(),
             keys: adapter.clone(),
+            kept: adapter.clone(),
             ledger: adapter.clone(),
             usage: adapter.clone(),
+            objects: adapter.clone(),
+            parts: adapter.clone(),
+            webhooks: adapter.clone(),
+            webhook_schedule: adapter.clone(),
             backup: adapter,
         }
     }

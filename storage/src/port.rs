@@ -109,7 +109,7 @@ pub struct Entry {
     pub user: String,
     /// The request the call was made for.
     pub request_id: String,
-    /// `chat.completions` or `embeddings`.
+    /// `chat.completions`, `responses` or `embeddings`.
     pub operation: String,
     /// Provider's name.
     pub provider: String,

@@ -111,3 +111,16 @@ async fn there_is_nothing_to_migrate() {
     let directory = TempDir::new().unwrap();
     assert_eq!(Storage::migrate(&at(&directory)).await.unwrap(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn old_deliveries_are_forgotten() {
+    let directory = TempDir::new().unwrap();
+    let storage = Storage::open(&at(&directory)).await.unwrap();
+    let all: Vec<_> = (0..2_500_u16).map(|n| contract::delivery("t", 1_000_000 + i64::from(n), n.into())).collect();
+    for delivery in &all {
+        storage.webhooks.put_delivery(delivery).await.unwrap();
+    }
+    storage.webhooks.forget_deliveries(1_000_000 + 2_400).await.unwrap();
+    let end = millrace_storage::delivery_id(9_000_000, uuid::Uuid::nil());
+    assert_eq!(storage.webhooks.deliveries("t", &end, 0, 5_000).await.unwrap().len(), 100);
+}

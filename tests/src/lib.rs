@@ -3,8 +3,12 @@
 mod documents;
 mod pipeline;
 mod process;
+mod secrets;
+mod settings;
 
 pub use pipeline::{
-    FAST_OUTCOMES, FAST_REQUESTS, KAFKA_USER, Pipeline, RIVAL_KEY, Setup, TENANT_KEY, client, kafka_users,
+    ADMIN_KEY, CUSTOMERS, FAST_OUTCOMES, FAST_REQUESTS, JSON_OUTCOMES, KAFKA_USER, Pipeline, RIVAL_KEY, RIVAL_TOPICS,
+    Setup, TENANT_KEY, client, kafka_users,
 };
 pub use process::{Process, State, millrace, run};
+pub use secrets::{Search, Secrets};

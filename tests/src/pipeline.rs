@@ -4,21 +4,31 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use millrace_config::Config;
 use millrace_embedded::Vectors;
-use millrace_stack::Stack;
+use millrace_stack::{Stack, free_ports};
 use millrace_storage::Storage;
 use serde_json::Value;
 
 use crate::process::{Process, State, millrace, run};
+use crate::secrets::{Search, Secrets};
+use crate::settings::{BINDINGS, PROMPT_RULES, configuration};
 
 /// API key of the tenant `acme`.
 pub const TENANT_KEY: &str = "mr_test_acme";
+/// The administrator's key.
+pub const ADMIN_KEY: &str = "mra_test";
 /// A topic bound to the tenant `acme` in the interactive lane.
 pub const FAST_REQUESTS: &str = "acme.fast.requests";
 /// A second topic that `acme` may ask its outcomes to.
 pub const FAST_OUTCOMES: &str = "acme.fast.outcomes";
+/// A third one, on which outcomes are JSON.
+pub const JSON_OUTCOMES: &str = "acme.json.outcomes";
+/// The topics of the tenant `rival`.
+pub const RIVAL_TOPICS: (&str, &str) = ("rival.requests", "rival.outcomes");
+/// Customers who use Kafka themselves, as users of the broker's SASL listener: their tenants' names.
+pub const CUSTOMERS: [&str; 2] = ["acme", "rival"];
 /// The operator on the broker's SASL listener, where the stack has that listener.
 pub const KAFKA_USER: (&str, &str) = ("millrace-operator", "test-only");
 
@@ -27,7 +37,8 @@ pub const KAFKA_USER: (&str, &str) = ("millrace-operator", "test-only");
 pub fn kafka_users() -> impl Iterator<Item = (String, String)> {
     let (operator, password) = KAFKA_USER;
     let services = SERVICES.map(principal);
-    std::iter::once(operator.to_owned()).chain(services).map(move |user| (user, password.to_owned()))
+    let customers = CUSTOMERS.map(str::to_owned);
+    std::iter::once(operator.to_owned()).chain(services).chain(customers).map(move |user| (user, password.to_owned()))
 }
 
 fn principal(service: &str) -> String {
@@ -36,14 +47,9 @@ fn principal(service: &str) -> String {
 /// API key of the tenant `rival`.
 pub const RIVAL_KEY: &str = "mr_test_rival";
 
-const BINDINGS: &str = r#"[topic_bindings]
-"acme.requests" = { tenant = "acme" }
-"acme.fast.requests" = { tenant = "acme", lane = "interactive" }
-"#;
-
 /// Services of which any number may run.
-const SERVICES: [&str; 7] =
-    ["prompt-builder", "inference-router", "moderator", "result-sink", "cost-ledger", "indexer", "ingress"];
+const SERVICES: [&str; 8] =
+    ["prompt-builder", "inference-router", "moderator", "result-sink", "webhooks", "cost-ledger", "indexer", "ingress"];
 
 /// The longest that a process may take until it is ready.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -61,13 +67,21 @@ pub struct Setup<'a> {
     pub bindings: bool,
     /// Another `millrace` than the one under test, for every process until [`Pipeline::upgrade`].
     pub binary: Option<&'a Path>,
+    /// Partitions of every topic, where that matters.
+    pub partitions: Option<u16>,
 }
 
 impl<'a> Setup<'a> {
     /// So many processes of every service, and every other setting at its default.
     #[must_use]
     pub fn copies(copies: usize) -> Self {
-        Self { copies, env: &[], bindings: true, binary: None }
+        Self { copies, env: &[], bindings: true, binary: None, partitions: None }
+    }
+
+    /// With so many partitions of every topic.
+    #[must_use]
+    pub fn partitions(self, partitions: u16) -> Self {
+        Self { partitions: Some(partitions), ..self }
     }
 
     /// With this environment.
@@ -83,7 +97,8 @@ struct Member {
     args: Vec<String>,
     env: Vec<(String, String)>,
     log: PathBuf,
-    ready: String,
+    /// Where it is watched.
+    watched: String,
     /// The `millrace` that it runs.
     binary: PathBuf,
     process: Option<Process>,
@@ -124,6 +139,8 @@ pub struct Pipeline {
     pub provider: String,
     /// The configuration file of every process.
     pub config: PathBuf,
+    /// What nobody may find in anything that was written.
+    pub secrets: Secrets,
     folder: tempfile::TempDir,
     members: Vec<Member>,
     provider_process: Process,
@@ -135,7 +152,7 @@ impl Pipeline {
     pub async fn start(stack: &Stack, setup: Setup<'_>) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("millrace-e2e-").tempdir()?;
         let logs = folder.path();
-        let listen = format!("127.0.0.1:{}", free_port()?);
+        let listen = format!("127.0.0.1:{}", free_ports(1)?[0]);
         let args = ["run", "simulated-provider", "--listen", &listen];
         let mut provider_process = Process::start("simulated-provider", &args, logs.join("provider.log"))?;
         let base = provider_process.line("http://").await?;
@@ -145,6 +162,14 @@ impl Pipeline {
         let vectors = Vectors::start(&logs.join("vectors"), 0)?;
         let config = logs.join("millrace.toml");
         let mut settings = configuration(stack, &base, vectors.url());
+        if let Some(partitions) = setup.partitions {
+            settings = settings.replace("[kafka]\n", &format!("[kafka]\npartitions = {partitions}\n"));
+        }
+        if setup.binary.is_some() {
+            // The last release does not know it.
+            settings = settings.replace(&format!("json_reply_topics = [\"{JSON_OUTCOMES}\"]\n"), "");
+            settings = settings.replace(PROMPT_RULES, "");
+        }
         if !setup.bindings {
             settings = settings.replace(BINDINGS, "");
         }
@@ -160,11 +185,21 @@ impl Pipeline {
             doors: Vec::new(),
             provider,
             config: config.clone(),
+            secrets: Secrets::default(),
             folder,
             members: Vec::new(),
             provider_process,
             vectors,
         };
+        let (_, password) = KAFKA_USER;
+        for (name, value) in [
+            ("acme's key", TENANT_KEY),
+            ("rival's key", RIVAL_KEY),
+            ("the administrator's key", ADMIN_KEY),
+            ("the password on the broker", password),
+        ] {
+            pipeline.secrets.add(name, value);
+        }
         pipeline.add("", &config, setup)?;
         pipeline.http = pipeline.doors.first().cloned().unwrap_or_default();
         pipeline.until_ready().await?;
@@ -175,9 +210,12 @@ impl Pipeline {
     /// behind their names.
     pub fn add(&mut self, suffix: &str, config: &Path, setup: Setup<'_>) -> anyhow::Result<()> {
         let logs = self.folder.path().to_owned();
-        for service in SERVICES {
+        let mut ports = free_ports(2 * SERVICES.len() * setup.copies)?.into_iter();
+        let mut port = || ports.next().context("as many ports as were asked for");
+        // The last release has none.
+        for service in SERVICES.into_iter().filter(|service| *service != "webhooks" || setup.binary.is_none()) {
             for copy in 0..setup.copies {
-                let (front, metrics) = (free_port()?, free_port()?);
+                let (front, metrics) = (port()?, port()?);
                 if service == "ingress" {
                     self.doors.push(format!("http://127.0.0.1:{front}"));
                 }
@@ -192,7 +230,7 @@ impl Pipeline {
                     args: ["run", service, "--config", text(&own)?].map(str::to_owned).to_vec(),
                     env: environment(setup.env, text(&logs)?, &name),
                     log: logs.join(format!("{name}.log")),
-                    ready: format!("http://127.0.0.1:{metrics}/ready"),
+                    watched: format!("http://127.0.0.1:{metrics}"),
                     binary: setup.binary.map_or_else(millrace, |binary| Ok(binary.to_owned()))?,
                     process: None,
                     drains: false,
@@ -213,7 +251,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Changes the configuration file of one process; it is read at its next start.
+    /// Changes the configuration file of one process, which takes up what it can while it runs, and all at its next start.
     pub fn edit(&mut self, name: &str, edit: impl FnOnce(String) -> String) -> anyhow::Result<()> {
         let file = self.folder.path().join(format!("{name}.toml"));
         let settings = std::fs::read_to_string(&file)?;
@@ -226,7 +264,7 @@ impl Pipeline {
         for member in &self.members {
             let until = Instant::now() + READY_WITHIN;
             loop {
-                let why = match client.get(&member.ready).send().await {
+                let why = match client.get(format!("{}/ready", member.watched)).send().await {
                     Ok(answer) if answer.status().is_success() => break,
                     Ok(answer) => answer.text().await.unwrap_or_default(),
                     Err(error) => error.to_string(),
@@ -373,6 +411,31 @@ impl Pipeline {
         Ok(client()?.get(format!("{}/count", self.provider)).send().await?.json().await?)
     }
 
+    /// What every process shows at `/metrics`, by its name.
+    pub async fn metrics(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let client = client()?;
+        let mut pages = Vec::new();
+        for member in &self.members {
+            let shown = client.get(format!("{}/metrics", member.watched)).send().await?.error_for_status()?;
+            pages.push((member.name.clone(), shown.text().await?));
+        }
+        Ok(pages)
+    }
+
+    /// Looks through all that there is of this run: metrics and logs of every process, files in its folder, and
+    /// the records of all topics.
+    pub async fn look_through(&self, stack: &Stack, search: &mut Search) -> anyhow::Result<()> {
+        for (name, page) in self.metrics().await? {
+            ensure!(!page.is_empty(), "{name} shows no metrics");
+            search.look(&format!("metrics of {name}"), page.as_bytes());
+        }
+        for member in &self.members {
+            ensure!(std::fs::metadata(&member.log)?.len() > 0, "{} has logged nothing", member.name);
+        }
+        search.folder(self.folder())?;
+        search.records(&stack.bootstrap_servers())
+    }
+
     /// Ids of the documents of which Qdrant has at least one passage.
     pub async fn documents(&self) -> anyhow::Result<HashSet<String>> {
         crate::documents::stored(self.vectors.url()).await
@@ -409,90 +472,4 @@ fn text(path: &Path) -> anyhow::Result<&str> {
 fn environment(env: &[(&str, &str)], folder: &str, name: &str) -> Vec<(String, String)> {
     let filled = |value: &str| value.replace("{folder}", folder).replace("{name}", name);
     env.iter().map(|(variable, value)| ((*variable).to_owned(), filled(value))).collect()
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-fn configuration(stack: &Stack, provider: &str, vectors: &str) -> String {
-    let sasl = stack.sasl_bootstrap_servers();
-    let (user, password) = KAFKA_USER;
-    let (kafka, client) = if sasl.is_empty() {
-        (stack.bootstrap_servers(), String::new())
-    } else {
-        let client = format!(
-            "[kafka.client]\n\"security.protocol\" = \"sasl_plaintext\"\n\"sasl.mechanism\" = \"SCRAM-SHA-256\"\n\
-             \"sasl.username\" = \"{user}\"\n\"sasl.password\" = \"{password}\""
-        );
-        (sasl, client)
-    };
-    format!(
-        r#"
-[kafka]
-bootstrap_servers = "{kafka}"
-topic_prefix = "e2e."
-group_prefix = "e2e."
-replication_factor = {replicas}
-{client}
-
-[registry]
-url = "{registry}"
-
-[storage]
-kind = "cql"
-nodes = ["{cassandra}"]
-keyspace = "millrace_e2e"
-replication_factor = 1
-
-[providers.sim]
-base_url = "{provider}"
-
-[models.sim-small]
-provider = "sim"
-context_tokens = 128000
-
-[models.sim-large]
-provider = "sim"
-context_tokens = 128000
-
-[models.sim-embed]
-provider = "sim"
-context_tokens = 8192
-embedding = true
-dimensions = 384
-
-[knowledge]
-embedding_model = "sim-embed"
-
-[vectors]
-url = "{vectors}"
-
-[moderation.rule_sets.default]
-
-[moderation.rule_sets.discreet]
-terms = [{{ name = "place", words = ["Zanzibar"], action = "redact" }}]
-
-[tenants.rival]
-moderation = "discreet"
-keys = [{{ id = "default", key = "{RIVAL_KEY}" }}]
-
-[tenants.acme]
-reply_topics = ["acme.outcomes", "{FAST_OUTCOMES}"]
-users = {{ ada = {{}}, grace = {{}} }}
-keys = [{{ id = "default", key = "{TENANT_KEY}" }}]
-
-{BINDINGS}
-[ingress]
-listen = "127.0.0.1:1"
-admin_key = "mra_test"
-
-[telemetry]
-listen = "127.0.0.1:2"
-log_format = "pretty"
-"#,
-        replicas = stack.broker_count(),
-        registry = stack.registry_url(),
-        cassandra = stack.cassandra_addr(),
-    )
 }

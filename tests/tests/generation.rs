@@ -82,8 +82,9 @@ async fn a_new_generation_takes_over_under_load_and_nothing_is_lost_or_paid_twic
 fn next_generation(pipeline: &Pipeline) -> anyhow::Result<PathBuf> {
     let settings = std::fs::read_to_string(&pipeline.config)?
         .replace("[kafka]\n", "[kafka]\ngeneration = 1\npartitions = 24\n")
-        .replace("= { tenant = \"acme\"", "= { tenant = \"acme\", generation = 0");
-    ensure!(settings.contains("generation = 1") && settings.matches("generation = 0").count() == 2, "{settings}");
+        .replace("= { tenant = \"acme\"", "= { tenant = \"acme\", generation = 0")
+        .replace("= { tenant = \"rival\"", "= { tenant = \"rival\", generation = 0");
+    ensure!(settings.contains("generation = 1") && settings.matches("generation = 0").count() == 3, "{settings}");
     write(pipeline, "next.toml", settings)
 }
 

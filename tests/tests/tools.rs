@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use millrace_embedded::{Broker, Registry, Vectors};
-use millrace_tests::{Process, State, client, millrace, run};
+use millrace_tests::{Process, Secrets, State, client, millrace, run};
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
@@ -80,13 +81,18 @@ async fn a_tool_says_that_it_waits_for_a_broker() -> anyhow::Result<()> {
     waits(folder.path(), &config, &args, "waiting for kafka").await
 }
 
-/// What `doctor` finds, by check.
-async fn found(folder: &Path, config: &str) -> anyhow::Result<Value> {
+/// What `doctor` says.
+async fn findings(folder: &Path, config: &str) -> anyhow::Result<Vec<Value>> {
     let file = folder.join("doctor.toml");
     std::fs::write(&file, config)?;
     let output = ended(&["doctor", "--json", "--config", text(&file)?]).await?;
     let said: Value = serde_json::from_slice(&output.stdout)?;
-    let findings = said["findings"].as_array().context("findings")?;
+    Ok(said["findings"].as_array().context("findings")?.clone())
+}
+
+/// What `doctor` finds, by check.
+async fn found(folder: &Path, config: &str) -> anyhow::Result<Value> {
+    let findings = findings(folder, config).await?;
     Ok(findings.iter().map(|f| (f["check"].as_str().unwrap_or_default().to_owned(), f["ok"].clone())).collect())
 }
 
@@ -105,12 +111,78 @@ async fn the_doctor_asks_every_part() -> anyhow::Result<()> {
         )
     };
     let all_there = found(folder.path(), &config(vectors.url())).await?;
-    let expected = json!({ "kafka topics": false, "lag and retention": true, "schema registry": true, "database": true, "qdrant": true });
+    let expected = json!({ "rule sets": true, "kafka topics": false, "lag and retention": true, "schema registry": true, "database": true, "qdrant": true });
     ensure!(all_there == expected, "no topic is made yet, all else is there: {all_there}");
     let without = found(folder.path(), &config(&format!("http://{CLOSED}"))).await?;
     ensure!(without["qdrant"] == false && without["schema registry"] == true, "{without}");
+    every_key_of_a_pool_is_tried(folder.path(), &config(vectors.url())).await?;
     vectors.shutdown().await;
     registry.shutdown().await;
+    broker.shutdown().await;
+    Ok(())
+}
+
+async fn every_key_of_a_pool_is_tried(folder: &Path, config: &str) -> anyhow::Result<()> {
+    let args = ["run", "simulated-provider", "--listen", "127.0.0.1:0"];
+    let mut provider = Process::start("provider", &args, folder.join("provider.log"))?;
+    let url = provider.line("http://").await?;
+    let rules =
+        json!([{ "name": "main", "key": "sk-doctor-1" }, { "name": "old", "key": "sk-doctor-2", "refused": 401 }]);
+    let rules = client()?.put(url.replace("/v1", "/keys")).json(&rules);
+    rules.send().await?.error_for_status()?;
+    let keys = folder.join("provider.keys");
+    let config = format!("{config}[providers.sim]\nbase_url = \"{url}\"\napi_keys_file = \"{}\"\n", keys.display());
+    let asked = async |file: &str| {
+        std::fs::write(&keys, file)?;
+        let mut said = findings(folder, &config).await?;
+        said.retain(|finding| finding["check"] == "provider");
+        let text = Value::from(said.clone()).to_string();
+        ensure!(!text.contains("sk-doctor"), "{text}");
+        anyhow::Ok(said)
+    };
+    let said = asked("main = sk-doctor-1\nold = sk-doctor-2\n").await?;
+    let detail = |n: usize| said[n]["detail"].as_str().unwrap_or_default();
+    ensure!(said.len() == 2 && said[0]["ok"] == true && said[1]["ok"] == false, "{said:?}");
+    ensure!(detail(0).contains("`main`") && detail(1).contains("`old`") && detail(1).contains("401"), "{said:?}");
+    let said = asked("main = sk-doctor-1\nsk-doctor-2\n").await?;
+    let detail = said[0]["detail"].as_str().unwrap_or_default();
+    ensure!(said.len() == 1 && said[0]["ok"] == false && detail.contains("line 2 is not `name = key`"), "{said:?}");
+    provider.kill().await
+}
+
+/// The search of the tests for secrets sees all parts of a record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_in_a_record_is_found() -> anyhow::Result<()> {
+    const SECRET: &str = "sk-search-1";
+    let folder = tempfile::tempdir()?;
+    let broker = Broker::start(&folder.path().join("broker"), 0)?;
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", broker.bootstrap_servers()).create()?;
+    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", broker.bootstrap_servers()).create()?;
+    let named = format!("x-{SECRET}");
+    let parts = [
+        ("none", ["k", "v", "n", "h"]),
+        ("key", [SECRET, "v", "n", "h"]),
+        ("value", ["k", SECRET, "n", "h"]),
+        ("name", ["k", "v", &named, "h"]),
+        ("header", ["k", "v", "n", SECRET]),
+    ];
+    for (topic, [key, value, name, header]) in parts {
+        let partitions = NewTopic::new(topic, 3, TopicReplication::Fixed(1));
+        admin.create_topics([&partitions], &AdminOptions::new()).await?;
+        for partition in 0..2 {
+            let headers = OwnedHeaders::new().insert(Header { key: name, value: Some(header) });
+            let record = FutureRecord::to(topic).partition(partition).key(key).headers(headers).payload(value);
+            producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error)?;
+        }
+    }
+    let secrets = Secrets::default();
+    secrets.add("a key", SECRET);
+    let mut search = secrets.search(&[("a record", "v")])?;
+    search.records(broker.bootstrap_servers())?;
+    search.finds("a record", "topic none")?;
+    let told = search.finds_no_secret().err().context("it is not found")?.to_string();
+    let places = r#"a key in {"topic header", "topic key", "topic name", "topic value"}"#;
+    ensure!(told.ends_with(places), "{told}");
     broker.shutdown().await;
     Ok(())
 }
@@ -175,7 +247,7 @@ const FAMILIES: [&str; 14] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_shows_its_metrics_and_a_trace_goes_through_all_topics() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let watched = format!("127.0.0.1:{}", std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+    let watched = format!("127.0.0.1:{}", millrace_stack::free_ports(1)?[0]);
     let data = folder.path().join("data");
     let args = ["up", "--data-dir", text(&data)?, "--http-port", "0", "--kafka-port", "0", "--json"];
     let env = [("MILLRACE_TELEMETRY__LISTEN", watched.as_str()), ("MILLRACE_LOG", "info")];

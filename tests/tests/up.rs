@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use millrace_schemas::RequestId;
 use millrace_tests::{Process, client, millrace, run};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 struct Up {
     process: Process,
@@ -61,6 +62,107 @@ async fn what_was_answered_is_there_after_a_restart_and_after_a_kill() -> anyhow
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     anyhow::bail!("{calls} calls are on the bill, not 2")
+}
+
+/// Confluent's own serializer names the schema by its GUID in a header, which the embedded registry gives out.
+#[tokio::test(flavor = "multi_thread")]
+async fn avro_is_read_by_the_guid_of_its_schema() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (data, file) = (folder.path().join("data"), folder.path().join("millrace.toml"));
+    let config = "[tenants.acme]\nreply_topics = [\"acme.outcomes\"]\njson_reply_topics = [\"acme.outcomes\"]\n\
+                  [topic_bindings.\"acme.requests\"]\ntenant = \"acme\"\n";
+    std::fs::write(&file, config)?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
+    let (data, file) = (text(&data)?, text(&file)?);
+    let args = ["up", "--config", &file, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
+    let mut process = Process::start("guid", &args, folder.path().join("log"))?;
+    let said: Value = serde_json::from_str(&process.line("{").await?)?;
+    let (kafka, registry) = (said["kafka"].as_str().context("kafka")?, said["registry"].as_str().context("registry")?);
+
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the repository")?;
+    let interpreter = run(repository.join("tests/clients.sh"), &[]).await?;
+    let script = text(&repository.join("tests/clients/avro_header.py"))?;
+    let schema = text(&repository.join("schemas/avro/request.avsc"))?;
+    let to = ["--bootstrap", kafka, "--registry", registry, "--topic", "acme.requests", "--schema", &schema];
+    let what = ["--prompt", "By a GUID", "--reply-topic", "acme.outcomes", "--guid"];
+    run(interpreter.trim(), &[&[script.as_str()], &to[..], &what[..]].concat()).await?;
+
+    let client = format!("{data}/client.toml");
+    let args = ["tap", "acme.outcomes", "--from-beginning", "--limit", "1", "--config", &client];
+    let outcome: Value = serde_json::from_str(run(millrace()?, &args).await?.trim())?;
+    let value = &outcome["value"];
+    ensure!(value["status"] == "succeeded" && value["meta"]["labels"]["origin"] == "header", "{outcome}");
+    ensure!(outcome["headers"]["content-type"] == "application/json", "{outcome}");
+    process.terminate().await
+}
+
+/// The file changes under load: what can be taken up is, what can not changes nothing, and no request is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_configuration_is_taken_up_while_it_runs() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (data, file, log) =
+        (folder.path().join("data"), folder.path().join("millrace.toml"), folder.path().join("log"));
+    let keys = |secrets: &[&str]| {
+        let keys: Vec<_> = secrets.iter().map(|s| format!("{{ id = \"{s}\", key = \"{s}\" }}")).collect();
+        format!("[tenants.acme]\nkeys = [{}]\n", keys.join(", "))
+    };
+    std::fs::write(&file, keys(&["one"]))?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
+    let (data, config) = (text(&data)?, text(&file)?);
+    let args = ["up", "--config", &config, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
+    let mut process = Process::start("reload", &args, log.clone())?;
+    let said: Value = serde_json::from_str(&process.line("{").await?)?;
+    let http = said["http"].as_str().context("http")?.to_owned();
+    let (stop, door) = (CancellationToken::new(), http.clone());
+    let told = stop.clone();
+    let asking = tokio::spawn(async move {
+        let mut answered = 0;
+        while !told.is_cancelled() {
+            ask(&door, "one").await.with_context(|| format!("after {answered}"))?;
+            answered += 1;
+        }
+        anyhow::Ok(answered)
+    });
+
+    std::fs::write(&file, keys(&["one", "two"]))?;
+    until_let_in(&http, "two", true).await?;
+    ask(&http, "two").await?;
+    std::fs::write(&file, keys(&["one", "three"]) + "[stage]\nwindow = 7\n")?;
+    until_logged(&log, "needs a restart").await?;
+    std::fs::write(&file, "[tenants.acme]\nkeys = [")?;
+    until_logged(&log, "can not be used; the one before stays").await?;
+    ask(&http, "two").await?;
+    until_let_in(&http, "three", false).await?;
+    // A signal is not waited for.
+    std::fs::write(&file, keys(&["one", "four"]))?;
+    process.signal("HUP").await?;
+    until_let_in(&http, "four", true).await?;
+    until_let_in(&http, "two", false).await?;
+    stop.cancel();
+    let answered: usize = asking.await??;
+    ensure!(answered > 0);
+    process.terminate().await
+}
+
+async fn until_let_in(http: &str, key: &str, expected: bool) -> anyhow::Result<()> {
+    for _ in 0..300 {
+        let status = client()?.get(format!("{http}/v1/models")).bearer_auth(key).send().await?.status();
+        if status == if expected { 200 } else { 401 } {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("`{key}` is not {}", if expected { "let in" } else { "refused" })
+}
+
+async fn until_logged(log: &Path, line: &str) -> anyhow::Result<()> {
+    for _ in 0..300 {
+        if std::fs::read_to_string(log)?.contains(line) {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("`{line}` is not logged")
 }
 
 /// The idempotency key of a request that is cancelled before it is sent.

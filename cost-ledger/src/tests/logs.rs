@@ -119,7 +119,7 @@ pub fn plain(call_id: &str, kind: CallKind, tenant: &str, user: &str, started_at
         run: 0,
         tenant: tenant.to_owned(),
         user: user.to_owned(),
-        key_id: None,
+        key_id: Some(format!("key-of-{user}")),
         lane: "batch".to_owned(),
         operation: "chat.completions".to_owned(),
         provider: "sim".to_owned(),
@@ -138,5 +138,7 @@ pub fn plain(call_id: &str, kind: CallKind, tenant: &str, user: &str, started_at
         charge_nanos: 0,
         http_status: None,
         reason: None,
+        reserved_charge_nanos: Some(reserved * 2),
+        provider_key: None,
     }
 }

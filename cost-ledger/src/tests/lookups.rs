@@ -8,6 +8,7 @@ use millrace_storage::{Entry, LedgerStore};
 
 use super::logs::plain;
 use super::model::Model;
+use super::spending::counting;
 use crate::book::{Book, Folded};
 use crate::fold::Ignored;
 
@@ -21,7 +22,8 @@ fn call(number: i64, kind: CallKind, cost: i64) -> Call {
 
 fn fold(model: &Arc<Model>, records: &[Call]) -> (Vec<Folded>, Vec<Entry>) {
     let store: Arc<dyn LedgerStore> = model.clone();
-    let mut book = block_on(Book::load(Arc::clone(&store), 0, 0)).unwrap().unwrap_or_else(|| Book::empty(store, 0, 0));
+    let book = block_on(Book::load(Arc::clone(&store), 0, 0, counting())).unwrap();
+    let mut book = book.unwrap_or_else(|| Book::empty(store, 0, 0, counting()));
     let first = book.fold().upto() + 1;
     let folded = (first..).zip(records).map(|(offset, call)| block_on(book.take(offset, call)).unwrap()).collect();
     (folded, block_on(book.flush()).unwrap())
@@ -41,7 +43,7 @@ fn a_healthy_log_never_reads_the_store() {
 #[test]
 fn a_flush_writes_each_line_once() {
     let model = Arc::new(Model::default());
-    let mut book = Book::empty(model, 0, 0);
+    let mut book = Book::empty(model, 0, 0, counting());
     for (offset, number) in (0..).step_by(2).zip(0..5) {
         block_on(book.take(offset, &call(number, CallKind::Started, 0))).unwrap();
         block_on(book.take(offset + 1, &call(number, CallKind::Finished, 7))).unwrap();

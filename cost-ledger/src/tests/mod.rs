@@ -7,6 +7,7 @@ mod on_kafka;
 mod owners;
 mod properties;
 mod real_store;
+mod spending;
 mod sweeps;
 mod truth;
 mod working;

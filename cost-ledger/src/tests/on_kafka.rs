@@ -38,7 +38,7 @@ struct Running {
 impl Cluster {
     async fn start() -> Self {
         let broker = MockCluster::new(1).unwrap();
-        for topic in [topics::CALLS, topics::DEAD_LETTERS] {
+        for topic in [topics::CALLS, topics::DEAD_LETTERS, topics::BUDGETS] {
             broker.create_topic(topic, PARTITIONS, 1).unwrap();
         }
         let mut config = Config::default();
@@ -78,7 +78,9 @@ impl Cluster {
         let (config, store) = (self.config.clone(), self.store.clone());
         let producer = Producer::new(&config.kafka).unwrap();
         let metrics = LedgerMetrics::register(&registry, &env.metrics).unwrap();
-        let ended = tokio::spawn(async move { crate::run(&config, &env, producer, store, metrics).await });
+        let ended = tokio::spawn(async move {
+            crate::run(&config, &env, producer, store, metrics, super::spending::counting()).await
+        });
         Running { shutdown, ended }
     }
 

@@ -9,6 +9,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::model::{Model, Tables};
+use super::spending::counting;
 use crate::book::{Book, Folded};
 use crate::start::{self, Start};
 
@@ -24,11 +25,11 @@ pub struct Owner {
 impl Owner {
     /// Takes the partition over at `committed`.
     pub fn new(store: &Arc<dyn LedgerStore>, committed: usize, log: &[Call]) -> Self {
-        let stored = block_on(Book::load(Arc::clone(store), GENERATION, PARTITION)).unwrap();
+        let stored = block_on(Book::load(Arc::clone(store), GENERATION, PARTITION, counting())).unwrap();
         let upto = stored.as_ref().map(|book| book.fold().upto());
         let bounds = (0, i64::try_from(log.len()).unwrap());
         assert_eq!(start::check(PARTITION, upto, i64::try_from(committed).unwrap(), bounds), Start::Whole);
-        let book = stored.unwrap_or_else(|| Book::empty(Arc::clone(store), GENERATION, PARTITION));
+        let book = stored.unwrap_or_else(|| Book::empty(Arc::clone(store), GENERATION, PARTITION, counting()));
         Self { book, next: committed }
     }
 

@@ -1,7 +1,7 @@
 //! The fold over random logs, with and without crashes.
 
 use super::logs::{RandomLog, random_log};
-use super::{owners, truth};
+use super::{owners, spending, truth};
 
 const SEEDS: u64 = 6000;
 
@@ -12,6 +12,7 @@ fn every_log_is_booked_as_it_says_and_no_crash_changes_a_byte() {
             let RandomLog { mut rng, records } = random_log(seed);
             let tables = owners::undisturbed(&records);
             truth::check(&records, &tables);
+            spending::check(&tables);
             let crashed = owners::disturbed(&mut rng, &records);
             assert_eq!(crashed, tables, "a crash changed the books");
         });

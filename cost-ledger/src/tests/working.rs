@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millrace_schemas::{Call, CallKind, Coordinates, Source, now_micros};
+use millrace_schemas::{Budget, Call, CallKind, Coordinates, Source, now_micros};
 use millrace_stage::{Received, Settled};
 use millrace_storage::LedgerStore;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::logs::plain;
 use super::model::Model;
+use super::spending::counting;
 use crate::book::Book;
 use crate::calls_log::{CallsLog, Trouble};
 use crate::failure::Failure;
@@ -25,6 +26,7 @@ struct List {
     end: Mutex<i64>,
     appended: Mutex<Vec<Call>>,
     buried: Mutex<Vec<(i64, String)>>,
+    published: Mutex<Vec<Vec<Budget>>>,
     /// Decodings that fail before the registry is back.
     outages: Mutex<u32>,
     /// What the producer says to every record.
@@ -52,6 +54,11 @@ impl CallsLog for List {
             return Err(trouble);
         }
         self.appended.lock().unwrap().push(call.clone());
+        Ok(())
+    }
+
+    async fn publish(&self, budgets: Vec<Budget>) -> Result<(), Trouble> {
+        self.published.lock().unwrap().push(budgets);
         Ok(())
     }
 
@@ -99,8 +106,8 @@ struct Bench {
 impl Bench {
     async fn start(store: Arc<Model>) -> Self {
         let ledger: Arc<dyn LedgerStore> = store.clone();
-        let stored = Book::load(Arc::clone(&ledger), 0, PARTITION).await.unwrap();
-        let book = stored.unwrap_or_else(|| Book::empty(ledger, 0, PARTITION));
+        let stored = Book::load(Arc::clone(&ledger), 0, PARTITION, counting()).await.unwrap();
+        let book = stored.unwrap_or_else(|| Book::empty(ledger, 0, PARTITION, counting()));
         let (jobs, queue) = unbounded_channel();
         let bench = Self {
             store,

@@ -118,6 +118,7 @@ pub(super) fn router(store: Store) -> Router {
         .route("/mode", get(async || Body(json!({ "mode": "READWRITE" }))))
         .route("/schemas/types", get(async || Body(json!(["AVRO"]))))
         .route("/schemas/ids/{id}", get(schema_by_id))
+        .route("/schemas/guids/{guid}", get(schema_by_guid))
         .route("/schemas/ids/{id}/versions", get(versions_of_id))
         .route("/subjects", get(subjects))
         .route("/subjects/{subject}", post(lookup))
@@ -192,11 +193,21 @@ async fn version_text(
 async fn schema_by_id(State(store): State<Shared>, Path(id): Path<u32>) -> Answer {
     let store = lock(&store);
     let schema = store.contents().schema(id).ok_or(Failure::NoSchema)?;
-    let mut answer = json!({ "schema": schema.text });
+    Ok(described_alone(schema))
+}
+
+async fn schema_by_guid(State(store): State<Shared>, Path(guid): Path<String>) -> Answer {
+    let store = lock(&store);
+    let schema = store.contents().schemas.iter().find(|schema| schema.guid().to_string() == guid);
+    schema.map(described_alone).ok_or(Failure::NoSchema)
+}
+
+fn described_alone(schema: &Schema) -> Body {
+    let mut answer = json!({ "schema": schema.text, "guid": schema.guid() });
     if !schema.references.is_empty() {
         answer["references"] = json!(schema.references);
     }
-    Ok(Body(answer))
+    Body(answer)
 }
 
 async fn versions_of_id(State(store): State<Shared>, Path(id): Path<u32>) -> Answer {
@@ -224,20 +235,21 @@ async fn lookup(State(store): State<Shared>, Path(subject): Path<String>, bytes:
 
 async fn register(State(store): State<Shared>, Path(subject): Path<String>, bytes: Bytes) -> Answer {
     let submitted = body(&bytes)?;
-    let id = change(store, move |contents| {
+    let (id, guid) = change(store, move |contents| {
         let (schema, new) = parsed(contents, submitted)?;
         let ids = contents.subjects.get(&subject).cloned().unwrap_or_default();
         if let Some(id) = contents.id(&schema).filter(|id| ids.contains(id)) {
-            return Ok(id);
+            return Ok((id, contents.schema(id).ok_or(Failure::NoSchema)?.guid()));
         }
         let complaints = contents.level(&subject).complaints(&new, &earlier(contents, &ids)?);
         if !complaints.is_empty() {
             return Err(Failure::Incompatible(subject, complaints.join("; ")));
         }
-        contents.add(&subject, schema).ok_or_else(|| Failure::Store("no id is left".into()))
+        let id = contents.add(&subject, schema).ok_or_else(|| Failure::Store("no id is left".into()))?;
+        Ok((id, contents.schema(id).ok_or(Failure::NoSchema)?.guid()))
     })
     .await?;
-    Ok(Body(json!({ "id": id })))
+    Ok(Body(json!({ "id": id, "guid": guid })))
 }
 
 async fn check_all(
@@ -322,7 +334,8 @@ fn number(contents: &Contents, subject: &str, version: &str) -> Result<u32, Fail
 
 fn described(contents: &Contents, subject: &str, version: u32, id: u32) -> Answer {
     let schema = contents.schema(id).ok_or(Failure::NoSchema)?;
-    let mut answer = json!({ "subject": subject, "version": version, "id": id, "schema": schema.text });
+    let mut answer =
+        json!({ "subject": subject, "version": version, "id": id, "guid": schema.guid(), "schema": schema.text });
     if !schema.references.is_empty() {
         answer["references"] = json!(schema.references);
     }

@@ -9,6 +9,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::{WHAT, compatibility::Level};
 use crate::EmbeddedError;
@@ -33,6 +35,12 @@ pub(super) struct Schema {
 }
 
 impl Schema {
+    /// What names it in every registry: a function of its text.
+    pub(super) fn guid(&self) -> Uuid {
+        let digest = Sha256::digest(&self.text);
+        Uuid::new_v8(std::array::from_fn(|index| digest[index]))
+    }
+
     /// The same schema written with other blanks or another order of attributes is the same.
     /// Documentation and defaults count.
     fn is_same_as(&self, other: &Self) -> bool {

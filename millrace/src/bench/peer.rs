@@ -19,7 +19,7 @@ pub async fn start(provider: &str, folder: &Path) -> anyhow::Result<(Process, St
     let command = run(&script, &[]).await?;
     let config = folder.join("litellm.yaml");
     std::fs::write(&config, settings(provider))?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+    let port = millrace_stack::free_ports(1)?[0].to_string();
     let args = ["--config", config.to_str().context("a path in UTF-8")?, "--host", "127.0.0.1", "--port", &port];
     let args = [&args[..], &["--num_workers", WORKERS]].concat();
     let env = [("LITELLM_LOCAL_MODEL_COST_MAP", "True"), ("LITELLM_LOG", "ERROR"), ("NO_PROXY", "127.0.0.1")];

@@ -41,7 +41,7 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     let data = folder.path().join("data");
     std::fs::create_dir(&data)?;
     std::fs::write(data.join("prices.toml"), PRICES)?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+    let port = millrace_stack::free_ports(1)?[0].to_string();
     let up = Up { data: &data, port: &port, provider: &provider_url };
     let (mut process, said) = up.start().await?;
     let key = said["api_key"].as_str().context("the first start gives a key")?.to_owned();

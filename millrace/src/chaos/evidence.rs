@@ -1,12 +1,12 @@
 //! What the topics, the store and the provider say afterwards.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
 use millrace_config::Config;
-use millrace_schemas::{Call, CallKind, Codec, DeadLetter, Lane, Outcome, topics};
+use millrace_schemas::{Budget, Call, CallKind, Codec, DeadLetter, Lane, Outcome, topics};
 use millrace_simulated_provider::CallRecord;
 use millrace_storage::{LedgerTotals, Storage};
 use millrace_tests::client;
@@ -40,7 +40,12 @@ pub struct Topics {
     pub calls: HashMap<String, Told>,
     /// What `dead-letters` holds: the request or, where there is none, the place of each record that was given up.
     pub dead_letters: HashSet<String>,
+    /// Of each cell of all users of a tenant together, the newest word in `budgets`.
+    pub budgets: BTreeMap<Cell, Budget>,
 }
+
+/// Partition of `calls`, tenant, currency.
+pub type Cell = (i32, String, String);
 
 /// What the store says.
 #[derive(Default)]
@@ -51,6 +56,8 @@ pub struct Books {
     pub rows: u64,
     /// Kinds of the ledger entries of each call that has any.
     pub entries: HashMap<String, Vec<String>>,
+    /// What these entries charge.
+    pub charged: BTreeMap<Cell, i64>,
     /// Sums over everything.
     pub totals: LedgerTotals,
 }
@@ -74,6 +81,21 @@ impl Evidence {
             && self.books.stored >= accepted.len() as u64
             && storm.documents.iter().all(|id| self.documents.contains(id))
             && paid.all(|id| self.books.entries.contains_key(id))
+            && self.other_budgets().is_empty()
+    }
+
+    /// Cells of `budgets` that say something else than the ledger's lines; none where nobody has a budget.
+    pub fn other_budgets(&self) -> Vec<String> {
+        let Topics { budgets, .. } = &self.topics;
+        let charged = self.books.charged.iter().filter(|_| !budgets.is_empty());
+        let missing = charged.filter(|(cell, nanos)| **nanos != 0 && !budgets.contains_key(*cell));
+        let missing = missing.map(|(cell, nanos)| format!("{cell:?} is missing, {nanos} are charged"));
+        let other = budgets.iter().filter_map(|(cell, budget)| {
+            let charged = self.books.charged.get(cell).copied().unwrap_or(0);
+            let holds = (budget.total_nanos, budget.open_nanos) == (charged, 0);
+            (!holds).then(|| format!("{charged} are charged and {budget:?}"))
+        });
+        missing.chain(other).collect()
     }
 }
 
@@ -125,6 +147,14 @@ impl Topics {
             let place = || format!("{}/{}/{}", letter.topic, letter.partition, letter.offset);
             topics.dead_letters.insert(letter.request_id.clone().unwrap_or_else(place));
         }
+        for (_, bytes) in read(config, topics::BUDGETS.to_owned()).await? {
+            let budget: Budget = codec.decode(&bytes).await?;
+            let Budget { partition, tenant: Some(tenant), user: None, currency, .. } = budget.clone() else { continue };
+            let newest = topics.budgets.entry((partition, tenant, currency)).or_insert_with(|| budget.clone());
+            if newest.upto <= budget.upto {
+                *newest = budget;
+            }
+        }
         Ok(topics)
     }
 }
@@ -132,10 +162,12 @@ impl Topics {
 impl Books {
     /// Reads what the store has of these.
     pub async fn read(storage: &Storage, tenant: &str, accepted: &[String], topics: &Topics) -> anyhow::Result<Self> {
+        let (entries, charged) = entries(storage, &topics.calls).await?;
         Ok(Self {
             stored: stored(storage, tenant, accepted, &topics.outcomes).await?,
             rows: storage.results.count().await?,
-            entries: entries(storage, &topics.calls).await?,
+            entries,
+            charged,
             totals: storage.usage.totals().await?,
         })
     }
@@ -164,18 +196,29 @@ pub async fn provider_calls(provider: &str) -> anyhow::Result<Vec<CallRecord>> {
     lines.lines().map(|line| serde_json::from_str(line).context("a line of /calls")).collect()
 }
 
-async fn entries(storage: &Storage, calls: &HashMap<String, Told>) -> anyhow::Result<HashMap<String, Vec<String>>> {
+type Entries = (HashMap<String, Vec<String>>, BTreeMap<Cell, i64>);
+
+async fn entries(storage: &Storage, calls: &HashMap<String, Told>) -> anyhow::Result<Entries> {
     const HOUR_MICROS: i64 = 3_600_000_000;
     let found: Vec<_> = futures::stream::iter(calls.iter())
         .map(|(id, call)| async move {
             let hour = call.started_at / HOUR_MICROS;
             let entries = storage.ledger.entries_of(&call.tenant, hour, call.partition, id).await?;
-            anyhow::Ok((id.clone(), entries.into_iter().map(|entry| entry.kind).collect::<Vec<_>>()))
+            anyhow::Ok((id.clone(), entries))
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
-    Ok(found.into_iter().filter(|(_, kinds)| !kinds.is_empty()).collect())
+    let mut charged = BTreeMap::new();
+    for entry in found.iter().flat_map(|(_, entries)| entries) {
+        *charged.entry((entry.partition, entry.tenant.clone(), entry.currency.clone())).or_default() +=
+            entry.charge_nanos;
+    }
+    let kinds = |(id, entries): (String, Vec<_>)| {
+        let kinds: Vec<String> = entries.into_iter().map(|entry: millrace_storage::Entry| entry.kind).collect();
+        (!kinds.is_empty()).then_some((id, kinds))
+    };
+    Ok((found.into_iter().filter_map(kinds).collect(), charged))
 }
 
 /// How many of the accepted have the first outcome of the log in the store.

@@ -25,17 +25,25 @@ pub const ENV: [(&str, &str); 3] = [
     ("MILLRACE_PROVIDERS__SIM__TIMEOUT_MS", "5000"),
 ];
 
+/// More than a storm can spend: what is published of it is held against the ledger.
+pub const BUDGET: (&str, &str) = ("MILLRACE_TENANTS__ACME__BUDGET", "{ amount = \"1000000\" }");
+
 /// Plays and judges.
 pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
     let stack = Stack::builder().brokers(args.brokers).synced().start().await?;
-    let mut pipeline = Pipeline::start(&stack, Setup::copies(COPIES).env(&ENV)).await?;
+    let env = [&ENV[..], &[BUDGET]].concat();
+    let mut pipeline = Pipeline::start(&stack, Setup::copies(COPIES).env(&env)).await?;
     spoil(&pipeline.provider, args.seed).await?;
 
     let events = script::write(args.seed, args.kills, &pipeline.names(), args.brokers);
     let storm = storm::play(&stack, &mut pipeline, &events, args.requests).await?;
     eprintln!("the storm is over, waiting until the books close");
-    let verdict = judge(&gather(&pipeline, &storm).await?, &storm);
+    let evidence = gather(&pipeline, &storm).await?;
+    let mut verdict = judge(&evidence, &storm);
+    if evidence.topics.budgets.is_empty() {
+        verdict.broken.push("nothing was published of what a budget was spent on".to_owned());
+    }
     if !verdict.broken.is_empty() {
         eprintln!("{}", pipeline.tails());
     }

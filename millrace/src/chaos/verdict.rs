@@ -117,6 +117,8 @@ impl Verdict {
         let unwritten = paid.iter().filter(|id| !evidence.topics.calls.contains_key(**id)).count();
         promise(unwritten == 0, format!("{unwritten} calls were made before `started` was written"));
         promise(self.entries_sum == self.rollups_sum, "entries and rollups differ".to_owned());
+        let other = evidence.other_budgets();
+        promise(other.is_empty(), format!("`budgets` says something else than the ledger: {}", other.join("; ")));
         let (twice, in_flight) = (self.paid_twice, self.in_flight_at_kills);
         promise(twice <= in_flight, format!("{twice} calls were paid twice, {in_flight} were in flight at kills"));
         self.broken = broken;

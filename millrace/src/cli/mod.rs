@@ -1,12 +1,18 @@
 //! What can be typed.
 
+mod batch;
+mod directory;
 mod dlq;
+mod webhooks;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use batch::{BatchAction, BatchArgs, DoorArgs, FollowArgs};
+pub use directory::{AdminArgs, EntriesArgs, EntryAction, KeyAction, KeysArgs, UsersArgs};
 pub use dlq::{ChoiceArgs, DlqAction, DlqArgs, StateArg};
+pub use webhooks::{WebhooksAction, WebhooksArgs};
 
 use crate::services::Service;
 
@@ -50,6 +56,11 @@ pub enum Command {
         after_help = "Example:\n  MILLRACE_API_KEY=… millrace publish --file requests.jsonl --lane batch --wait --out outcomes.jsonl"
     )]
     Publish(PublishArgs),
+    /// Files of requests over HTTP, as OpenAI's batches: what they would cost, and how far they are.
+    #[command(
+        after_help = "Example:\n  millrace batch plan requests.jsonl\n  MILLRACE_API_KEY=… millrace batch run requests.jsonl --out answers.jsonl"
+    )]
+    Batch(BatchArgs),
     /// Print the records of a topic, decoded.
     #[command(after_help = "Example:\n  millrace tap outcomes.batch --format json --from-beginning --limit 10")]
     Tap(TapArgs),
@@ -62,6 +73,25 @@ pub enum Command {
     /// What a tenant used.
     #[command(after_help = "Example:\n  MILLRACE_ADMIN_KEY=… millrace usage --tenant demo")]
     Usage(UsageArgs),
+    /// What several tenants may do alike.
+    #[command(after_help = "Example:\n  millrace plans create gold limits.requests_per_minute=600")]
+    Plans(EntriesArgs),
+    /// Customers.
+    #[command(after_help = "Example:\n  millrace tenants create acme name='Acme Ltd' plan=gold")]
+    Tenants(EntriesArgs),
+    /// Users and service accounts of a tenant.
+    #[command(after_help = "Example:\n  millrace users create web --tenant acme service=true")]
+    Users(UsersArgs),
+    /// API keys of a tenant.
+    #[command(
+        after_help = "Example:\n  millrace keys create web-1 --tenant acme user=web expires_at=2030-01-31T12:00:00Z\n  millrace keys rotate web-1 --tenant acme --overlap-seconds 3600"
+    )]
+    Keys(KeysArgs),
+    /// Events sent to the tenants' endpoints: look at them, send them again, or try an endpoint out.
+    #[command(
+        after_help = "Example:\n  MILLRACE_API_KEY=… millrace webhooks list --status failed\n  millrace webhooks test --tenant acme --endpoint main"
+    )]
+    Webhooks(WebhooksArgs),
     /// Look at the configuration.
     #[command(after_help = "Example:\n  millrace config show --config millrace.toml")]
     Config(ConfigArgs),

@@ -106,6 +106,10 @@ fn kind(row: &Row) -> &'static str {
         Row::Key { .. } => "keys",
         Row::Waiter { .. } => "waiters",
         Row::Result { .. } => "results",
+        Row::Object { .. } => "objects",
+        Row::FilePart { .. } => "parts of files",
+        Row::Kept { .. } => "kept requests",
+        Row::Webhook(_) => "webhooks",
     }
 }
 

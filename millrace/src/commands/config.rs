@@ -1,6 +1,6 @@
 //! `millrace config`
 
-use millrace_config::Config;
+use millrace_config::{Config, Snapshot};
 
 use crate::cli::{ConfigAction, ConfigArgs};
 
@@ -8,7 +8,7 @@ use crate::cli::{ConfigAction, ConfigArgs};
 pub fn run(args: ConfigArgs, config: &Config, json: bool) -> anyhow::Result<()> {
     match args.action {
         ConfigAction::Show if json => println!("{}", serde_json::to_string(config)?),
-        ConfigAction::Show => print!("{}", config.dump()),
+        ConfigAction::Show => print!("# version {}\n\n{}", Snapshot::of(config).version(), config.dump()),
     }
     Ok(())
 }

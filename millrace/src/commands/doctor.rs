@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use comfy_table::Table;
 use millrace_config::{Config, StorageConfig};
+use millrace_provider::configured_keys;
 use millrace_storage::Storage;
 use serde::Serialize;
 
@@ -43,7 +44,8 @@ impl Finding {
 /// Looks at everything that the configuration names.
 pub async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     let waiting = Waiting::new("asking every part");
-    let mut findings = topics(&config).await;
+    let mut findings = vec![rules(&config)];
+    findings.extend(topics(&config).await);
     findings.extend([registry(&config).await, storage(&config).await]);
     findings.extend(vectors(&config).await);
     findings.extend(providers(&config).await);
@@ -63,6 +65,32 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         bail!("{bad} checks fail");
     }
     Ok(())
+}
+
+/// The rule sets, and whether tenants of the configuration name others. Every service that holds something to them reads
+/// them itself, so this is to be asked where the services are.
+fn rules(config: &Config) -> Finding {
+    let check = "rule sets";
+    let moderation = &config.moderation;
+    let sets = match millrace_rules::load(&moderation.rule_sets, moderation.rules_file.as_deref()) {
+        Ok(sets) => sets,
+        Err(error) => return Finding::bad(check, format!("{error}; no service that reads them starts")),
+    };
+    let named = config.tenants.iter().filter_map(|(tenant, it)| Some((tenant, it.moderation.as_deref()?)));
+    match named.into_iter().find(|(_, set)| !sets.contains_key(*set)) {
+        Some((tenant, set)) => Finding::bad(
+            check,
+            format!(
+                "tenant `{tenant}` names `{set}`, which is not known: its requests wait at the prompt builder until their \
+                 deadline. Write it in moderation.rules_file, which ingress, prompt-builder, inference-router and \
+                 moderator need, each with the same contents"
+            ),
+        ),
+        None if !sets.contains_key(&moderation.default) => {
+            Finding::bad(check, format!("moderation.default is `{}`, which is not known", moderation.default))
+        }
+        None => Finding::good(check, format!("{} can be used", sets.len())),
+    }
 }
 
 /// Topics, replication, in-sync replicas, unclean election, sizes, retention and commits, all of
@@ -144,19 +172,53 @@ async fn providers(config: &Config) -> Vec<Finding> {
     let Ok(client) = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build() else {
         return findings;
     };
+    let check = "provider";
     for (name, provider) in &config.providers {
-        let mut request = client.get(format!("{}/models", provider.base_url));
-        if let Some(key) = &provider.api_key {
-            request = request.bearer_auth(key.expose());
-        }
-        let check = "provider";
-        findings.push(match request.send().await {
-            Ok(answer) if answer.status().is_success() => Finding::good(check, format!("{name} answers")),
-            Ok(answer) => {
-                Finding::bad(check, format!("{name} answers {}: check its base_url and api_key", answer.status()))
+        let keys = match configured_keys(provider) {
+            Ok(keys) if keys.is_empty() => vec![(String::new(), None)],
+            Ok(keys) => keys.into_iter().map(|(key, value)| (key, Some(value))).collect(),
+            Err(problem) => {
+                findings.push(Finding::bad(check, format!("{name}: {problem}")));
+                continue;
             }
-            Err(_) => Finding::bad(check, format!("{name} does not answer at {}", provider.base_url)),
-        });
+        };
+        for (key, value) in keys {
+            let who = if key.is_empty() { name.clone() } else { format!("{name}, asked with its key `{key}`,") };
+            let mut request = client.get(format!("{}/models", provider.base_url));
+            if let Some(value) = value {
+                request = request.bearer_auth(value.expose());
+            }
+            findings.push(match request.send().await {
+                Ok(answer) if answer.status().is_success() => Finding::good(check, format!("{who} answers")),
+                Ok(answer) => {
+                    Finding::bad(check, format!("{who} answers {}: check its base_url and keys", answer.status()))
+                }
+                Err(_) => Finding::bad(check, format!("{who} does not answer at {}", provider.base_url)),
+            });
+        }
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_config::TenantConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_tenant_whose_rule_set_nobody_knows_is_named() {
+        let mut config = Config::default();
+        assert!(rules(&config).ok);
+        let acme = TenantConfig { moderation: Some("strict".to_owned()), ..TenantConfig::default() };
+        config.tenants.insert("acme".to_owned(), acme);
+        let finding = rules(&config);
+        assert!(!finding.ok && finding.detail.contains("tenant `acme` names `strict`"), "{}", finding.detail);
+        assert!(finding.detail.contains("prompt-builder"), "{}", finding.detail);
+        config.moderation.rule_sets.insert("strict".to_owned(), "{ prompt = {} }".parse().expect("TOML"));
+        assert!(rules(&config).ok);
+        config.moderation.rules_file = Some("/nowhere/rules.toml".into());
+        let finding = rules(&config);
+        assert!(!finding.ok && finding.detail.contains("/nowhere/rules.toml"), "{}", finding.detail);
+    }
 }

@@ -1,18 +1,21 @@
 //! The commands, one file each.
 
 mod backup;
+mod batch;
 mod completions;
 mod config;
 mod demo;
+mod directory;
 mod dlq;
 mod doctor;
-mod publish;
+pub(crate) mod publish;
 mod run;
 mod storage;
 mod tap;
 mod topics;
 mod up;
 mod usage;
+mod webhooks;
 
 use anyhow::bail;
 use millrace_config::{Config, LogFormat, TelemetryConfig};
@@ -33,6 +36,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Completions { .. } if json => bail!("completions are a shell's script: leave --json away"),
         Command::Completions { shell } => completions::run(shell),
         Command::Publish(args) => publish::run(args, tool_config(config.as_deref())?, json).await,
+        Command::Batch(args) => batch::run(args, tool_config(config.as_deref())?, json).await,
         Command::Tap(args) if json && args.format == TapFormat::Pretty => {
             bail!("--format pretty is for people: leave it or --json away")
         }
@@ -40,6 +44,20 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Dlq(args) => dlq::run(args, tool_config(config.as_deref())?, json).await,
         Command::Topics(args) => topics::run(args, tool_config(config.as_deref())?, json).await,
         Command::Usage(args) => usage::run(args, tool_config(config.as_deref())?, json).await,
+        Command::Plans(args) => {
+            directory::entries(args.admin, "plans", args.action, tool_config(config.as_deref())?, json).await
+        }
+        Command::Tenants(args) => {
+            directory::entries(args.admin, "tenants", args.action, tool_config(config.as_deref())?, json).await
+        }
+        Command::Users(args) => {
+            let collection = directory::of_tenant(&args.tenant, "users")?;
+            directory::entries(args.admin, &collection, args.action, tool_config(config.as_deref())?, json).await
+        }
+        Command::Keys(args) => {
+            directory::keys(args.admin, &args.tenant, args.action, tool_config(config.as_deref())?, json).await
+        }
+        Command::Webhooks(args) => webhooks::run(args, tool_config(config.as_deref())?, json).await,
         Command::Config(args) => config::run(args, &tool_config(config.as_deref())?, json),
         Command::Doctor => doctor::run(tool_config(config.as_deref())?, json).await,
         Command::Backup(args) => backup::run(args, tool_config(config.as_deref())?, json).await,

@@ -97,7 +97,7 @@ fn line(outcome: &Outcome) -> serde_json::Value {
 }
 
 /// The requests of a file, each checked to be a JSON object before anything is published.
-fn read(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
     let reader: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(std::io::stdin().lock())
     } else {

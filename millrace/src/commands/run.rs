@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use millrace_config::{Config, LogFormat, TelemetryConfig, process_env};
+use millrace_config::{Config, LogFormat, Snapshot, TelemetryConfig, process_env};
 use millrace_schemas::Lane;
 use millrace_simulated_provider::SimulatedProviderConfig;
 use millrace_telemetry::{Readiness, shutdown_signal};
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::RunArgs;
+use crate::reload::{Hangups, Load, Reloader, TakeUp};
 use crate::services::Service;
 use crate::wiring::{Metrics, Wiring, watch};
 
@@ -21,19 +22,33 @@ pub async fn run(args: RunArgs, config: Option<&Path>, json: bool) -> anyhow::Re
     if args.service == Service::SimulatedProvider {
         return simulated_provider(&args, json).await;
     }
-    let mut config = load(args.service, config)?;
+    let service = args.service;
+    let path = config.map(Path::to_owned);
+    let hangups = path.as_ref().map(|_| Hangups::listen()).transpose()?;
+    let read: Load = Box::new(move || load(service, path.as_deref()));
+    let mut config = read()?;
+    let used = Snapshot::of(&config);
+    let version = used.version().to_owned();
     log_in_json(&mut config.telemetry, json);
     let _logs = millrace_telemetry::init(&config.telemetry)?;
     let shutdown = shutdown_signal()?;
     let after = CancellationToken::new();
     let (metrics, readiness) = (Metrics::register()?, Readiness::new());
+    metrics.config.uses(&version);
     watch(config.telemetry.listen.as_deref(), &metrics, &readiness, &after).await?;
     let lanes = lanes(args.service, &config)?;
     let Some(wiring) = Wiring::connect(config, &[args.service], (metrics, readiness), shutdown).await? else {
         tracing::info!(service = args.service.name(), "service was stopped before it began");
         return Ok(());
     };
-    tracing::info!(service = args.service.name(), "service starts");
+    tracing::info!(service = args.service.name(), version, "service starts");
+    if let Some(hangups) = hangups {
+        let parts = wiring.clone();
+        let take_up: TakeUp = Box::new(move |config| parts.take_up(config));
+        let reloader = Reloader::new(used, read, take_up, wiring.metrics.config.clone());
+        let reloader = if service == Service::Ingress { reloader.after_the_others() } else { reloader };
+        tokio::spawn(reloader.keep_up(hangups, wiring.shutdown.clone()));
+    }
     let result = serve(&wiring, args.service, lanes).await;
     after.cancel();
     tracing::info!(service = args.service.name(), "service stopped");
@@ -67,12 +82,14 @@ async fn serve(wiring: &Wiring, service: Service, lanes: Vec<Lane>) -> anyhow::R
 /// Only services that pay hold the providers' keys.
 fn load(service: Service, config: Option<&Path>) -> anyhow::Result<Config> {
     let withheld: &[&str] = match service {
-        Service::PromptBuilder | Service::InferenceRouter | Service::Indexer => &[],
+        Service::PromptBuilder | Service::InferenceRouter | Service::Indexer => &["webhooks"],
+        // Nobody else has what events are signed with.
+        Service::Webhooks => &["providers"],
         Service::Ingress
         | Service::Moderator
         | Service::ResultSink
         | Service::CostLedger
-        | Service::SimulatedProvider => &["providers"],
+        | Service::SimulatedProvider => &["providers", "webhooks"],
     };
     Ok(Config::load_withholding(config, process_env(), [], withheld)?)
 }

@@ -1,37 +1,28 @@
 //! `millrace usage`
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use comfy_table::Table;
 use millrace_config::Config;
+use reqwest::Method;
 use serde_json::Value;
 
 use crate::cli::UsageArgs;
+use crate::door::Door;
 use crate::ui::money;
 use crate::waiting::Waiting;
 
 /// Asks ingress what a tenant used.
 pub async fn run(args: UsageArgs, config: Config, json: bool) -> anyhow::Result<()> {
-    let base = args.url.clone().unwrap_or_else(|| format!("http://{}", config.ingress.listen));
-    let (path, key) = match (&args.admin_key, &args.key) {
+    let (path, key) = match (args.admin_key, args.key) {
         (Some(key), _) => ("/admin/v1/usage", key),
         (None, Some(key)) => ("/v1/usage", key),
         (None, None) => bail!("set MILLRACE_ADMIN_KEY, or MILLRACE_API_KEY to the tenant's own key"),
     };
+    let door = Door::open(args.url, key, &config)?;
     let waiting = Waiting::new("asking ingress");
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let response = client
-        .get(format!("{base}{path}"))
-        .query(&[("tenant", args.tenant.as_str()), ("hours", &args.hours.to_string())])
-        .bearer_auth(key)
-        .send()
-        .await
-        .with_context(|| format!("ingress does not answer at {base}; name it with --url or MILLRACE_URL"))?;
-    let status = response.status();
-    let report: Value = response.json().await.context("the answer is not JSON")?;
+    let query = [("tenant", args.tenant.as_str()), ("hours", &args.hours.to_string())];
+    let report = door.ask(door.request(Method::GET, path).query(&query)).await?;
     drop(waiting);
-    if !status.is_success() {
-        bail!("{}", report["error"]["message"].as_str().unwrap_or("ingress refused"));
-    }
     if json {
         println!("{report}");
         return Ok(());
@@ -51,7 +42,30 @@ pub async fn run(args: UsageArgs, config: Config, json: bool) -> anyhow::Result<
         ]);
     }
     println!("{table}");
+    budgets(&report["budgets"]);
     Ok(())
+}
+
+fn budgets(standings: &Value) {
+    let standings = standings.as_array().filter(|standings| !standings.is_empty());
+    let Some(standings) = standings else { return };
+    let mut table = Table::new();
+    table.set_header(["budget of", "period", "currency", "budget", "spent", "reserved", "remaining"]);
+    for standing in standings {
+        let text = |field: &str, otherwise: &str| standing[field].as_str().unwrap_or(otherwise).to_owned();
+        let nanos = |field: &str| money(standing[field].as_i64().unwrap_or(0));
+        let key = standing["key_id"].as_str().map(|key| format!("key {key}"));
+        table.add_row([
+            key.unwrap_or_else(|| text("user", "all")),
+            text("period", ""),
+            text("currency", ""),
+            nanos("budget_nanos"),
+            nanos("spent_nanos"),
+            nanos("reserved_nanos"),
+            nanos("remaining_nanos"),
+        ]);
+    }
+    println!("{table}");
 }
 
 fn amounts(by_currency: &Value) -> String {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod keys;
 mod streams;
 
 use std::net::SocketAddr;
@@ -54,7 +55,7 @@ async fn simulated(faults: Value) -> Server {
 
 async fn chat(target: &Target, body: &str, timeout: Duration) -> Result<Answer, CallError> {
     let body = RawValue::from_string(body.to_owned()).unwrap();
-    target.slot().await.ask(Operation::Chat, &body, "call_1", timeout).await
+    target.slot("interactive", "acme").await.ask(Operation::Chat, &body, "call_1", timeout).await
 }
 
 fn ask() -> String {
@@ -127,8 +128,13 @@ async fn missing_usage_is_told() {
     let server = simulated(json!([{"then": {"kind": "usage_missing"}}])).await;
     let answer = chat(&target(&server.url()), &ask(), LONG).await.unwrap();
     assert_eq!(answer.usage, None);
-    let usage =
-        target_of_embeddings(&server).slot().await.embed(&["hello world".to_owned()], "call_2").await.unwrap().usage;
+    let usage = target_of_embeddings(&server)
+        .slot("interactive", "acme")
+        .await
+        .embed(&["hello world".to_owned()], "call_2")
+        .await
+        .unwrap()
+        .usage;
     assert_eq!(usage, Usage { input_tokens: 2, estimated: true, ..Usage::default() });
 }
 
@@ -152,7 +158,7 @@ async fn vectors_come_in_the_order_of_the_inputs() {
     let server = simulated(json!([])).await;
     let target = target_of_embeddings(&server);
     let inputs = ["the sky is blue".to_owned(), "money".to_owned(), "the sky is blue".to_owned()];
-    let embeddings = target.slot().await.embed(&inputs, "call_2").await.unwrap();
+    let embeddings = target.slot("interactive", "acme").await.embed(&inputs, "call_2").await.unwrap();
     assert_eq!(embeddings.vectors.iter().map(Vec::len).collect::<Vec<_>>(), [384, 384, 384]);
     assert_eq!(embeddings.vectors[0], embeddings.vectors[2]);
     assert_ne!(embeddings.vectors[0], embeddings.vectors[1]);
@@ -260,11 +266,11 @@ async fn an_endless_answer_is_given_up() {
 async fn a_slot_that_was_given_up_is_free_again() {
     let providers = targets("http://127.0.0.1:9/v1", |provider| provider.max_concurrency = 1);
     let target = providers.target("small").unwrap();
-    let held = target.slot().await;
-    assert!(tokio::time::timeout(Duration::from_millis(20), target.slot()).await.is_err());
+    let held = target.slot("interactive", "acme").await;
+    assert!(tokio::time::timeout(Duration::from_millis(20), target.slot("interactive", "acme")).await.is_err());
     drop(held);
     let began = Instant::now();
-    drop(target.slot().await);
+    drop(target.slot("interactive", "acme").await);
     assert!(began.elapsed() < Duration::from_secs(1));
 }
 

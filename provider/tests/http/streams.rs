@@ -28,7 +28,8 @@ async fn streamed(target: &Target) -> (Result<Answer, CallError>, Vec<String>) {
     let body = RawValue::from_string(body.to_string()).unwrap();
     let mut seen = Vec::new();
     let see = |data: &str, _: &_| seen.push(data.to_owned());
-    let answer = target.slot().await.chat_streamed(&body, "call_1", Duration::from_millis(700), see).await;
+    let answer =
+        target.slot("interactive", "acme").await.chat_streamed(&body, "call_1", Duration::from_millis(700), see).await;
     (answer, seen)
 }
 
@@ -41,7 +42,7 @@ async fn chunks_are_seen_as_they_are_and_add_up_to_the_answer_in_one_piece() {
     let plain = json!({"model": "sim-small", "messages": [{"role": "user", "content": "hello there"}]});
     let plain = RawValue::from_string(plain.to_string()).unwrap();
     let plain = target(&server.url())
-        .slot()
+        .slot("interactive", "acme")
         .await
         .ask(Operation::Chat, &plain, "call_2", Duration::from_secs(5))
         .await

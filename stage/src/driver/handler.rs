@@ -157,7 +157,7 @@ fn span_of(stage: &'static str, record: &Received) -> tracing::Span {
         if let Some(request_id) = record.header("request_id") {
             span.record("request_id", request_id);
         }
-        if let Some(trace) = record.header(TRACEPARENT).and_then(TraceContext::parse) {
+        if let Some(trace) = record.trace() {
             span.record("trace_id", format!("{:032x}", trace.trace_id));
         }
     }
@@ -212,7 +212,7 @@ impl<S: Stage> Worker<S> {
     async fn write(&self, delivery: &Delivery, plan: Plan) -> Result<(), StageError> {
         let record = &delivery.record;
         let source = record.as_source.to_string();
-        let trace = TraceContext::parse_or_random(record.header(TRACEPARENT)).child().to_string();
+        let trace = record.trace().unwrap_or_else(TraceContext::random).child().to_string();
         let headers = [(SOURCE_HEADER, source.as_str()), (TRACEPARENT, trace.as_str())];
         if let Some(primary) = &plan.primary {
             self.send(primary, delivery, &headers).await?;

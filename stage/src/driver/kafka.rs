@@ -42,7 +42,7 @@ pub fn consumer_config(kafka: &KafkaConfig, stage: &StageConfig, group: &str) ->
         .set("session.timeout.ms", stage.session_timeout_ms.to_string())
         .set("heartbeat.interval.ms", (stage.session_timeout_ms / 10).clamp(100, 3000).to_string())
         .set("max.poll.interval.ms", stage.max_poll_interval_ms.to_string())
-        .set("fetch.wait.max.ms", "100")
+        .set("fetch.wait.max.ms", "500")
         .set("fetch.error.backoff.ms", "50")
         .set("queued.max.messages.kbytes", "16384")
         .set("statistics.interval.ms", "5000");

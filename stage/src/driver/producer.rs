@@ -8,11 +8,13 @@ use millrace_config::KafkaConfig;
 use millrace_fail_point::{self as fail_point, Side};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 use tokio::sync::oneshot;
 
 use super::kafka::producer_config;
+use super::nagle::Nagle;
+use super::polled::Polled;
 use crate::{Outgoing, To};
 
 /// Why a record was not acknowledged.
@@ -60,7 +62,9 @@ impl ProducerContext for Acks {
 /// An idempotent producer, cheap to clone.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<RwLock<Arc<ThreadedProducer<Acks>>>>,
+    inner: Arc<RwLock<Arc<Polled<Acks>>>>,
+    /// For one that does not linger.
+    nagle: Option<Nagle>,
     /// For one that is replaced when it has failed for good.
     renewal: Option<Arc<ClientConfig>>,
     kafka: Arc<KafkaConfig>,
@@ -68,7 +72,8 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer whose records leave at once and never time out.
+    /// A producer whose records leave at once, or together as soon as those before them are acknowledged (at most
+    /// five milliseconds later), and never time out.
     ///
     /// # Errors
     /// When librdkafka refuses the settings.
@@ -81,7 +86,7 @@ impl Producer {
     /// # Errors
     /// When librdkafka refuses the settings.
     pub fn batching(kafka: &KafkaConfig) -> Result<Self, KafkaError> {
-        Self::with(kafka, &[("linger.ms", BATCH_LINGER_MS)])
+        Ok(Self { nagle: None, ..Self::with(kafka, &[("linger.ms", BATCH_LINGER_MS)])? })
     }
 
     /// A producer whose records time out, for callers who can say "unknown" to somebody. After
@@ -109,7 +114,8 @@ impl Producer {
 
     fn of(kafka: &KafkaConfig, config: &ClientConfig) -> Result<Self, KafkaError> {
         Ok(Self {
-            inner: Arc::new(RwLock::new(Arc::new(config.create_with_context(Acks)?))),
+            inner: Arc::new(RwLock::new(Arc::new(Polled::new(config, Acks)?))),
+            nagle: Some(Nagle::default()),
             renewal: None,
             kafka: Arc::new(kafka.clone()),
             partitions: Arc::default(),
@@ -170,6 +176,10 @@ impl Producer {
         }
         let effect = || format!("produce {}", if record.foreign { "customer topic" } else { &record.topic });
         fail_point::reach(Side::Before, effect);
+        let _going = match &self.nagle {
+            Some(nagle) => Some(nagle.turn().await),
+            None => None,
+        };
         let (ack, acked) = oneshot::channel();
         let mut base: BaseRecord<'_, [u8], [u8], _> =
             BaseRecord::with_opaque_to(&topic, Box::new(ack)).payload(record.value.as_slice()).headers(all);
@@ -209,11 +219,11 @@ impl Producer {
         tokio::task::spawn_blocking(move || producer.flush(timeout)).await.map_err(|_| KafkaError::Canceled)?
     }
 
-    fn client(&self) -> Arc<ThreadedProducer<Acks>> {
+    fn client(&self) -> Arc<Polled<Acks>> {
         Arc::clone(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn classify(&self, client: &Arc<ThreadedProducer<Acks>>, topic: &str, error: &KafkaError) -> ProduceError {
+    fn classify(&self, client: &Arc<Polled<Acks>>, topic: &str, error: &KafkaError) -> ProduceError {
         if let Some((code, reason)) = client.client().fatal_error() {
             self.renew(client);
             return ProduceError::Fatal(format!("{code}: {reason}"));
@@ -225,13 +235,13 @@ impl Producer {
         }
     }
 
-    fn renew(&self, failed: &Arc<ThreadedProducer<Acks>>) {
+    fn renew(&self, failed: &Arc<Polled<Acks>>) {
         let Some(config) = &self.renewal else { return };
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&inner, failed) {
             return;
         }
-        match config.create_with_context(Acks) {
+        match Polled::new(config, Acks) {
             Ok(client) => *inner = Arc::new(client),
             Err(error) => tracing::error!(%error, "no new producer can be made in place of one that failed"),
         }

@@ -9,7 +9,10 @@ use crate::cql::error::Doing;
 use crate::cql::ledger::{split, stored_generation};
 use crate::cql::{Cql, IN_FLIGHT, place};
 use crate::json;
+use crate::kept::KeptRequests;
+use crate::objects::{FileParts, PartId};
 use crate::port::{Claim, Entry, IdempotencyKeys, LedgerStore, Results, RollupKey, StorageError};
+use crate::webhooks::{INBOX, WebhookDeliveries, WebhookDelivery, WebhookSchedule};
 
 const WHAT: &str = "read the whole store";
 
@@ -22,7 +25,11 @@ impl Backup for Cql {
         self.export_entries(&rows).await?;
         self.export_keys(&rows).await?;
         self.export_waiters(&rows).await?;
-        self.export_results(&rows).await
+        self.export_results(&rows).await?;
+        self.export_objects(&rows).await?;
+        self.export_parts(&rows).await?;
+        self.export_kept(&rows).await?;
+        self.export_webhooks(&rows).await
     }
 
     async fn import(&self, rows: Vec<Row>) -> Result<(), StorageError> {
@@ -35,7 +42,11 @@ impl Backup for Cql {
                 | Row::Rollup { .. }
                 | Row::Key { .. }
                 | Row::Waiter { .. }
-                | Row::Result { .. } => {
+                | Row::Result { .. }
+                | Row::Object { .. }
+                | Row::FilePart { .. }
+                | Row::Kept { .. }
+                | Row::Webhook(_) => {
                     others.push(row);
                 }
             }
@@ -64,6 +75,13 @@ impl Cql {
             Row::Result { tenant, request_id, run, place, outcome } => {
                 self.put(&tenant, &request_id, run, place, outcome).await
             }
+            Row::Object { tenant, kind, id, version, value } => {
+                self.insert_object(&tenant, &kind, &id, version, value).await.map(|_| ())
+            }
+            Row::FilePart { id, content } => self.put_part(&id, content).await,
+            Row::Webhook(delivery) => self.import_webhook(&delivery).await,
+            Row::Kept { tenant, request_id, request } if request.is_empty() => self.forget(&tenant, &request_id).await,
+            Row::Kept { tenant, request_id, request } => self.keep(&tenant, &request_id, request).await,
         }
     }
 
@@ -149,6 +167,52 @@ impl Cql {
         while let Some((tenant, request_id, run, outcome, timestamp)) = found.try_next().await.doing(WHAT)? {
             let place = place::fallen(timestamp)?;
             if !send(rows, Row::Result { tenant, request_id, run, place, outcome }).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn export_webhooks(&self, rows: &Sender<Row>) -> Result<(), StorageError> {
+        let pages = self.all("SELECT delivery FROM webhook_deliveries").await?;
+        let mut found = pages.rows_stream::<(Vec<u8>,)>().doing(WHAT)?;
+        while let Some((delivery,)) = found.try_next().await.doing(WHAT)? {
+            if !send(rows, Row::Webhook(json::decode("webhook delivery", &delivery)?)).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn import_webhook(&self, delivery: &WebhookDelivery) -> Result<(), StorageError> {
+        let there = self.delivery(&delivery.tenant, &delivery.id).await?;
+        let Some(due) = crate::backup::webhook_to_import(delivery, there.as_ref()) else { return Ok(()) };
+        self.put_delivery(delivery).await?;
+        match due {
+            Some(due) => self.put_due(&delivery.lane, delivery.shard, INBOX, &due).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn export_objects(&self, rows: &Sender<Row>) -> Result<(), StorageError> {
+        let pages = self.all("SELECT tenant, kind, id, version, value FROM objects").await?;
+        let mut found = pages.rows_stream::<(String, String, String, i64, Vec<u8>)>().doing(WHAT)?;
+        while let Some((tenant, kind, id, version, value)) = found.try_next().await.doing(WHAT)? {
+            if !send(rows, Row::Object { tenant, kind, id, version, value }).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Part by part: a page of them would be hundreds of megabytes.
+    async fn export_parts(&self, rows: &Sender<Row>) -> Result<(), StorageError> {
+        let pages = self.all("SELECT tenant, file_id, epoch, part FROM file_parts").await?;
+        let mut found = pages.rows_stream::<(String, String, i32, i32)>().doing(WHAT)?;
+        while let Some((tenant, file_id, epoch, part)) = found.try_next().await.doing(WHAT)? {
+            let id = PartId { tenant, file_id, epoch: epoch.cast_unsigned(), part: part.cast_unsigned() };
+            let Some(content) = self.part(&id).await? else { continue };
+            if !send(rows, Row::FilePart { id, content }).await {
                 break;
             }
         }

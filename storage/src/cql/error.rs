@@ -97,6 +97,13 @@ impl DriverError for RequestAttemptError {
     }
 }
 
+/// What is stored is not what we store.
+impl DriverError for scylla::deserialize::DeserializationError {
+    fn class(&self) -> Class {
+        Refused
+    }
+}
+
 impl DriverError for ExecutionError {
     fn class(&self) -> Class {
         match self {

@@ -1,19 +1,23 @@
 //! The database over CQL: ScyllaDB, or Cassandra 4.1 and later.
 //!
 //! One session with prepared statements, routed to the replicas that hold the row. Reads and writes
-//! need a QUORUM, conditional inserts are SERIAL. All statements but the conditional insert are
+//! need a QUORUM, conditional writes are SERIAL. All statements but the conditional ones are
 //! idempotent, so that the driver itself repeats them on another node.
 
 mod backup;
 mod error;
+mod kept;
 mod keys;
 mod ledger;
 mod migrate;
+mod objects;
 mod place;
 mod results;
 mod session;
 mod statements;
 mod usage;
+mod webhook_statements;
+mod webhooks;
 
 use millrace_config::StorageConfig;
 use millrace_fail_point::{self as fail_point, Side};
@@ -25,6 +29,7 @@ use scylla::statement::prepared::PreparedStatement;
 
 use crate::cql::error::Doing;
 pub(crate) use crate::cql::migrate::migrate;
+use crate::cql::objects::ObjectStatements;
 use crate::cql::statements::Statements;
 use crate::port::StorageError;
 
@@ -35,6 +40,8 @@ const IN_FLIGHT: usize = 64;
 pub(crate) struct Cql {
     session: Session,
     statements: Statements,
+    of_objects: ObjectStatements,
+    kept: kept::Statements,
 }
 
 impl Cql {
@@ -43,7 +50,9 @@ impl Cql {
         let session = session::connect(&settings).await?;
         migrate::require(&session, &settings).await?;
         let statements = Statements::prepare(&session).await?;
-        Ok(Self { session, statements })
+        let of_objects = ObjectStatements::prepare(&session).await?;
+        let kept = kept::Statements::prepare(&session).await?;
+        Ok(Self { session, statements, of_objects, kept })
     }
 
     /// `what` completes "cannot …".

@@ -6,6 +6,7 @@ use scylla::frame::types::SerialConsistency;
 use scylla::statement::prepared::PreparedStatement;
 
 use crate::cql::error::Doing;
+use crate::cql::webhook_statements::WebhookStatements;
 use crate::port::StorageError;
 
 /// Prepared once, when the store is opened.
@@ -27,6 +28,7 @@ pub(super) struct Statements {
     pub all_days: PreparedStatement,
     pub all_lines: PreparedStatement,
     pub all_rollups: PreparedStatement,
+    pub webhooks: WebhookStatements,
 }
 
 impl Statements {
@@ -117,6 +119,7 @@ impl Statements {
                 all_rollups,
             ),
         ) = try_join!(writes, reads)?;
+        let webhooks = WebhookStatements::prepare(session).await?;
         Ok(Self {
             put_result,
             latest_result,
@@ -135,12 +138,13 @@ impl Statements {
             all_days,
             all_lines,
             all_rollups,
+            webhooks,
         })
     }
 }
 
 /// A statement that the driver may send twice.
-async fn idempotent(session: &Session, statement: &str) -> Result<PreparedStatement, StorageError> {
+pub(super) async fn idempotent(session: &Session, statement: &str) -> Result<PreparedStatement, StorageError> {
     let mut prepared = session.prepare(statement).await.doing("prepare a statement")?;
     prepared.set_is_idempotent(true);
     Ok(prepared)
@@ -148,7 +152,7 @@ async fn idempotent(session: &Session, statement: &str) -> Result<PreparedStatem
 
 /// A conditional insert. Sending it twice blindly could report its own first attempt as somebody
 /// else's, so the caller, who knows its coordinates, repeats it.
-async fn conditional(session: &Session, statement: &str) -> Result<PreparedStatement, StorageError> {
+pub(super) async fn conditional(session: &Session, statement: &str) -> Result<PreparedStatement, StorageError> {
     let mut prepared = session.prepare(statement).await.doing("prepare a statement")?;
     prepared.set_serial_consistency(Some(SerialConsistency::Serial));
     Ok(prepared)

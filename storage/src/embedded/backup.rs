@@ -6,9 +6,10 @@ use tokio::sync::mpsc::Sender;
 
 use crate::backup::{Backup, Row};
 use crate::embedded::key::{Key, Parts};
-use crate::embedded::{Embedded, Tables, classify, keys, ledger, results};
+use crate::embedded::{Embedded, Tables, classify, kept, keys, ledger, objects, results, webhooks};
 use crate::json;
 use crate::port::{Entry, LedgerFlush, Rollup, RollupKey, StorageError};
+use crate::webhooks::INBOX;
 
 #[async_trait]
 impl Backup for Embedded {
@@ -57,7 +58,19 @@ fn export(tables: &Tables, rows: &Sender<Row>) -> Result<(), StorageError> {
         let (tenant, request_id, run) = (parts.text()?, parts.text()?, parts.i32()?);
         let (place, outcome) = results::split(value)?;
         Ok(Row::Result { tenant, request_id, run, place, outcome: outcome.to_vec() })
-    })
+    })?;
+    each(&tables.objects, |key, value| {
+        let mut parts = Parts::of(key);
+        let (tenant, kind, id) = (parts.text()?, parts.text()?, parts.last()?);
+        let (version, value) = objects::split(value)?;
+        Ok(Row::Object { tenant, kind, id, version, value })
+    })?;
+    each(&tables.parts, |key, value| Ok(Row::FilePart { id: objects::part_id(key)?, content: value.to_vec() }))?;
+    each(&tables.kept, |key, value| {
+        let mut parts = Parts::of(key);
+        Ok(Row::Kept { tenant: parts.text()?, request_id: parts.text()?, request: value.to_vec() })
+    })?;
+    each(&tables.webhooks, |_, value| Ok(Row::Webhook(json::decode("webhook delivery", value)?)))
 }
 
 fn put(tables: &Tables, row: Row) -> Result<(), StorageError> {
@@ -75,6 +88,20 @@ fn put(tables: &Tables, row: Row) -> Result<(), StorageError> {
         Row::Result { tenant, request_id, run, place, outcome } => {
             crate::checks::place(place)?;
             results::put(tables, Key::of(&tenant).text(&request_id).i32(run).finish()?, place, &outcome)
+        }
+        Row::Webhook(delivery) => {
+            let there = webhooks::stored(tables, &Key::of(&delivery.tenant).text(&delivery.id).finish()?)?;
+            let Some(due) = crate::backup::webhook_to_import(&delivery, there.as_ref()) else { return Ok(()) };
+            webhooks::put(tables, &delivery)?;
+            due.map_or(Ok(()), |due| webhooks::put_due(tables, &delivery.lane, delivery.shard, INBOX, &due))
+        }
+        Row::Object { tenant, kind, id, version, value } => {
+            let key = Key::of(&tenant).text(&kind).last(&id).finish()?;
+            objects::replace(tables, &key, 0, version, Some(value)).map(|_| ())
+        }
+        Row::FilePart { id, content } => tables.parts.insert(objects::part_key(&id)?, content).map_err(classify),
+        Row::Kept { tenant, request_id, request } => {
+            kept::put(tables, Key::of(&tenant).text(&request_id).finish()?, &request)
         }
     }
 }

@@ -37,6 +37,12 @@ impl Key {
         self
     }
 
+    /// The last part, without its length: it sorts as the text does.
+    pub(super) fn last(mut self, text: &str) -> Self {
+        self.0.extend(text.as_bytes());
+        self
+    }
+
     pub(super) fn finish(self) -> Result<Vec<u8>, StorageError> {
         if self.0.len() > LONGEST {
             return Err(StorageError::Refused(format!(
@@ -66,6 +72,11 @@ impl<'a> Parts<'a> {
         let (text, rest) = self.0.split_at_checked(length).ok_or_else(corrupt)?;
         self.0 = rest;
         String::from_utf8(text.to_vec()).map_err(|_| corrupt())
+    }
+
+    /// What [`Key::last`] put there.
+    pub(super) fn last(self) -> Result<String, StorageError> {
+        String::from_utf8(self.0.to_vec()).map_err(|_| corrupt())
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, StorageError> {

@@ -11,12 +11,15 @@
 
 mod backup;
 mod create;
+mod kept;
 mod key;
 mod keys;
 mod ledger;
 mod locks;
+mod objects;
 mod results;
 mod usage;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +34,7 @@ use crate::port::StorageError;
 
 /// Layout of keys and values below. A program refuses a directory of a later one.
 const FORMAT: u32 = 1;
-/// Keyspaces do not share memtables: small ones bound the memory, 6 * 16 MiB at the most.
+/// Keyspaces do not share memtables: small ones bound the memory, 9 * 16 MiB at the most.
 const MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
 /// The journal's room on disk before fjall writes memtables out to free it.
 const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
@@ -61,6 +64,18 @@ pub(crate) struct Tables {
     rollups: Keyspace,
     /// generation, partition -> upto, state
     checkpoints: Keyspace,
+    /// tenant, kind, id -> version, object
+    objects: Keyspace,
+    /// tenant, file, epoch, part -> content
+    parts: Keyspace,
+    /// tenant, request -> what was asked
+    kept: Keyspace,
+    /// tenant, id -> delivery
+    webhooks: Keyspace,
+    /// lane, shard, minute, id -> due
+    webhook_due: Keyspace,
+    /// lane, shard -> shard, minute
+    webhook_marks: Keyspace,
     /// Makes read-compare-write one step.
     locks: Locks,
 }
@@ -143,6 +158,12 @@ impl Tables {
             entries: keyspace("entries", plain)?,
             rollups: keyspace("rollups", plain)?,
             checkpoints: keyspace("checkpoints", plain)?,
+            objects: keyspace("objects", plain)?,
+            parts: keyspace("file_parts", outcomes)?,
+            kept: keyspace("kept", outcomes)?,
+            webhooks: keyspace("webhooks", plain)?,
+            webhook_due: keyspace("webhook_due", plain)?,
+            webhook_marks: keyspace("webhook_marks", plain)?,
             locks: Locks::default(),
             db,
         })

@@ -1,11 +1,11 @@
 //! Whole stores.
 
-use millrace_storage::{Claim, Claimed, LedgerFlush, Row, Storage, Waiter};
+use millrace_storage::{Claim, Claimed, LedgerFlush, PartId, Row, Storage, Waiter};
 
-use super::{entry, place, rollup, rollup_key, unique, unique_partition};
+use super::{delivery, entry, place, rollup, rollup_key, unique, unique_partition};
 
 /// Rows of one tenant, or of one partition of the log.
-async fn exported(storage: &Storage, is_ours: impl Fn(&Row) -> bool) -> Vec<Row> {
+pub async fn exported(storage: &Storage, is_ours: impl Fn(&Row) -> bool) -> Vec<Row> {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
     let backup = storage.backup.clone();
     let exporting = tokio::spawn(async move { backup.export(sender).await });
@@ -48,15 +48,32 @@ pub async fn every_row_is_exported_and_imported_unchanged(storage: &Storage) {
     storage.results.put(&tenant, "r", 0, place(2, 9), b"first run".to_vec()).await.unwrap();
     storage.results.put(&tenant, "r", 1, place(3, 1), vec![0xff, 0]).await.unwrap();
 
+    let part = PartId { tenant: tenant.clone(), file_id: "file".to_owned(), epoch: 2, part: 3 };
+    assert!(storage.objects.replace(&tenant, "kind", "id", 0, Some(b"one".to_vec())).await.unwrap());
+    assert!(storage.objects.replace(&tenant, "kind", "id", 1, Some(b"two".to_vec())).await.unwrap());
+    storage.parts.put_part(&part, b"content".to_vec()).await.unwrap();
+    storage.kept.keep(&tenant, "r", b"asked".to_vec()).await.unwrap();
+    storage.kept.forget(&tenant, "s").await.unwrap();
+
+    let webhook = delivery(&tenant, 1_700_000_000_000_000, 1);
+    storage.webhooks.put_delivery(&webhook).await.unwrap();
+
     let is_ours = |row: &Row| match row {
         Row::Checkpoint { partition: p, .. } => *p == partition,
         Row::Rollup { key, .. } => key.tenant == tenant,
         Row::Entry(entry) => entry.tenant == tenant,
-        Row::Key { tenant: t, .. } | Row::Waiter { tenant: t, .. } | Row::Result { tenant: t, .. } => *t == tenant,
+        Row::FilePart { id, .. } => id.tenant == tenant,
+        Row::Webhook(delivery) => delivery.tenant == tenant,
+        Row::Object { tenant: t, .. }
+        | Row::Key { tenant: t, .. }
+        | Row::Waiter { tenant: t, .. }
+        | Row::Result { tenant: t, .. }
+        | Row::Kept { tenant: t, .. } => *t == tenant,
     };
     let rows = exported(storage, is_ours).await;
     assert!(matches!(rows[0], Row::Checkpoint { upto: 5, .. }), "checkpoints come first: {rows:?}");
-    assert_eq!(rows.len(), 9, "{rows:?}");
+    assert_eq!(rows.len(), 14, "{rows:?}");
+    assert!(rows.contains(&Row::Webhook(Box::new(webhook))));
     for line in &lines {
         assert!(rows.contains(&Row::Entry(Box::new(line.clone()))), "{line:?}");
     }
@@ -69,6 +86,17 @@ pub async fn every_row_is_exported_and_imported_unchanged(storage: &Storage) {
     };
     assert!(rows.contains(&result(0, place(2, 9), b"first run")) && rows.contains(&result(1, place(3, 1), &[0xff, 0])));
 
+    let object = |version, value: &[u8]| Row::Object {
+        tenant: tenant.clone(),
+        kind: "kind".to_owned(),
+        id: "id".to_owned(),
+        version,
+        value: value.to_vec(),
+    };
+    assert!(
+        rows.contains(&object(2, b"two")) && rows.contains(&Row::FilePart { id: part, content: b"content".to_vec() })
+    );
+
     // As a file keeps them.
     let kept: Vec<String> = rows.iter().map(|row| serde_json::to_string(row).unwrap()).collect();
     let back: Vec<Row> = kept.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -78,6 +106,7 @@ pub async fn every_row_is_exported_and_imported_unchanged(storage: &Storage) {
 
     // What is there already wins by its table's own rule.
     let older = vec![
+        object(1, b"one"),
         result(1, place(3, 0), b"earlier in the log"),
         result(0, place(2, 10), b"later in the log"),
         Row::Checkpoint { generation: 3, partition, upto: 4, state: b"old".to_vec() },
@@ -87,6 +116,7 @@ pub async fn every_row_is_exported_and_imported_unchanged(storage: &Storage) {
     storage.backup.import(older).await.unwrap();
     assert_eq!(storage.results.get(&tenant, "r").await.unwrap(), Some(b"earlier in the log".to_vec()));
     assert!(exported(storage, is_ours).await.contains(&result(0, place(2, 9), b"first run")));
+    assert_eq!(storage.objects.object(&tenant, "kind", "id").await.unwrap().unwrap().version, 2);
     assert_eq!(storage.ledger.checkpoint(3, partition).await.unwrap(), Some((5, b"state".to_vec())));
     assert_eq!(storage.ledger.rollups(&[cell]).await.unwrap(), [Some(rollup(5))]);
     let held = storage.keys.claim(&tenant, "key", &claim("topic/0/0/9")).await.unwrap();

@@ -3,23 +3,29 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod backup;
+mod kept;
 mod keys;
 mod ledger;
 mod model;
+mod objects;
 mod random;
 mod results;
 mod usage;
+mod webhooks;
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use millrace_storage::{Entry, LogPlace, Rollup, RollupKey, Storage};
 
 pub use backup::*;
+pub use kept::*;
 pub use keys::*;
 pub use ledger::*;
+pub use objects::*;
 pub use random::*;
 pub use results::*;
 pub use usage::*;
+pub use webhooks::*;
 
 /// Tests over one adapter. `$shared` opens a database that other tests may use at the same time,
 /// `$fresh` an empty one; both return `(Storage, guard)`.
@@ -47,7 +53,15 @@ macro_rules! contract {
             an_empty_flush_moves_the_checkpoint,
             usage_is_of_one_tenant_and_range,
             usage_of_all_times_is_found,
+            what_was_asked_is_kept_until_it_is_forgotten,
             every_row_is_exported_and_imported_unchanged,
+            an_object_is_replaced_by_its_version_only,
+            objects_are_listed_by_id_either_way,
+            parts_of_files_come_back_as_they_were,
+            a_delivery_is_what_was_written_last,
+            deliveries_are_listed_from_the_newest_on,
+            what_is_due_is_kept_by_shard_and_minute,
+            pending_deliveries_are_due_once_imported,
         );
         $crate::contract!(@over $fresh => count_counts_outcomes, totals_are_the_sums);
 
@@ -55,6 +69,7 @@ macro_rules! contract {
         $crate::contract!(@over $shared =>
             one_of_many_claimants_wins($races),
             first_in_the_log_wins_among_writes_at_once($races),
+            of_changes_at_once_each_is_made_once($races),
         );
     };
     (@over $open:path => $($case:ident $(($argument:expr))?),* $(,)?) => {

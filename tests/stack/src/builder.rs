@@ -11,7 +11,7 @@ use crate::kafka::{self, NodePorts, User};
 use crate::leftovers::{PidFile, TEMPORARY_PREFIX, sweep};
 use crate::server::Server;
 use crate::stack::{Data, Stack};
-use crate::{cassandra, ports, registry, wire};
+use crate::{cassandra, free_ports, registry, wire};
 
 /// Chooses the parts of a [`Stack`]. By default all three, with one broker and temporary data.
 #[derive(Clone, Debug)]
@@ -143,7 +143,7 @@ impl Builder {
         let temporary = matches!(data, Data::Temporary(_)).then(|| data.path().to_owned());
         let pids = Arc::new(PidFile::create(temporary)?);
 
-        let ports = ports::free(3 * self.brokers + 3)?;
+        let ports = free_ports(3 * self.brokers + 3)?;
         let (kafka_ports, other_ports) = ports.split_at(3 * self.brokers);
         let nodes: Vec<NodePorts> = kafka_ports
             .chunks_exact(3)

@@ -33,4 +33,5 @@ mod wire;
 pub use builder::Builder;
 pub use leftovers::{Swept, sweep};
 pub use parts::{cache_dir, kafka_jars};
+pub use ports::free_ports;
 pub use stack::{Addresses, Part, Stack};

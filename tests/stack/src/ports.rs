@@ -6,17 +6,17 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::{Result, bail};
 
-/// Below the range from which the kernel takes the local ports of outgoing connections: a broker
+/// Below the range from which the kernel takes the local ports of outgoing connections: a process
 /// that was killed must find its port free when it comes back.
 const FIRST: u16 = 16_384;
 const COUNT: u16 = 16_000;
 
-/// `wanted` different ports that nobody listens on now. The search starts at a random port so
+/// `wanted` different ports that nobody listens on now, and that no connection takes meanwhile. The search starts at a random port so
 /// that two stacks started together do not choose the same ones.
 ///
 /// # Errors
 /// When the range has too few free ports.
-pub(crate) fn free(wanted: usize) -> Result<Vec<u16>> {
+pub fn free_ports(wanted: usize) -> Result<Vec<u16>> {
     Ok(hold(wanted)?.into_keys().collect())
 }
 
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn ports_differ_and_lie_below_the_kernels_own() -> Result<()> {
-        let ports: std::collections::HashSet<u16> = free(9)?.into_iter().collect();
+        let ports: std::collections::HashSet<u16> = free_ports(9)?.into_iter().collect();
         assert_eq!(ports.len(), 9);
         assert!(ports.iter().all(|port| (FIRST..FIRST + COUNT).contains(port)));
         Ok(())
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn a_port_in_use_is_never_given() -> Result<()> {
         let taken = hold(50)?;
-        assert!(free(500)?.iter().all(|port| !taken.contains_key(port)));
+        assert!(free_ports(500)?.iter().all(|port| !taken.contains_key(port)));
         Ok(())
     }
 }

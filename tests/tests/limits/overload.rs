@@ -1,11 +1,11 @@
 //! Ten times what the slowest stage can do, over HTTP and a topic.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use millrace_stack::Stack;
-use millrace_tests::{Pipeline, TENANT_KEY, client};
+use millrace_tests::{Pipeline, RIVAL_KEY, TENANT_KEY, client};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -18,6 +18,8 @@ use crate::{eventually, tapped};
 /// Four calls at a time, each of a tenth of a second.
 const CAPACITY: u32 = 40;
 const OFFERED: u32 = 10 * CAPACITY;
+/// One of so many is another tenant's, which asks for less than half of its share.
+const RIVALS: u32 = 50;
 /// How long, in seconds; `MILLRACE_OVERLOAD_SECONDS` says otherwise.
 const SECONDS: u32 = 20;
 /// Records that a customer publishes meanwhile; a topic takes what comes.
@@ -27,7 +29,9 @@ const MEMORY: u64 = 160;
 
 /// What one client got.
 struct Answer {
+    key: &'static str,
     status: u16,
+    after: Duration,
     id: Option<String>,
     retry_after: Option<u64>,
     body: String,
@@ -40,7 +44,8 @@ pub async fn ten_times_the_capacity(stack: &Stack, pipeline: &mut Pipeline) -> a
     too_many_bytes_are_sent_away(pipeline).await?;
 
     // Accepted by a door that then stops reading its answers: nobody else may wait for it.
-    let frozen = tokio::spawn(post(client()?, pipeline.doors[1].clone(), "Asked before the door froze".to_owned()));
+    let frozen =
+        tokio::spawn(post(client()?, TENANT_KEY, pipeline.doors[1].clone(), "Asked before the door froze".to_owned()));
     eventually(Duration::from_secs(20), "the door has accepted", async || {
         Ok(tapped(pipeline, "requests.interactive").await?.len() == expected.len() + 1)
     })
@@ -67,7 +72,7 @@ async fn warmed_up(pipeline: &Pipeline) -> anyhow::Result<HashSet<String>> {
     for n in 0..CAPACITY / 4 {
         let mut four = tokio::task::JoinSet::new();
         for m in 0..4 {
-            four.spawn(post(client.clone(), pipeline.doors[0].clone(), format!("Warm up {n}.{m}")));
+            four.spawn(post(client.clone(), TENANT_KEY, pipeline.doors[0].clone(), format!("Warm up {n}.{m}")));
         }
         for answer in four.join_all().await {
             let answer = answer?;
@@ -145,7 +150,9 @@ async fn offer(pipeline: &Pipeline) -> anyhow::Result<Vec<Answer>> {
     let mut running = tokio::task::JoinSet::new();
     for n in 0..OFFERED * seconds {
         ticks.tick().await;
-        running.spawn(post(client.clone(), pipeline.doors[0].clone(), format!("Offered {n} {}", "x".repeat(4_000))));
+        let key = if n % RIVALS == 0 { RIVAL_KEY } else { TENANT_KEY };
+        let question = format!("Offered {n} {}", "x".repeat(4_000));
+        running.spawn(post(client.clone(), key, pipeline.doors[0].clone(), question));
     }
     running.join_all().await.into_iter().collect()
 }
@@ -169,6 +176,20 @@ fn judged(answers: &[Answer]) -> anyhow::Result<HashSet<String>> {
         }
     }
     println!("overload: {by_status:?}");
+    for (whose, key) in [("the tenant that asks for too much", TENANT_KEY), ("the other one", RIVAL_KEY)] {
+        let of = || answers.iter().filter(|answer| answer.key == key);
+        let mut served: Vec<Duration> = of().filter(|answer| answer.status == 200).map(|answer| answer.after).collect();
+        served.sort_unstable();
+        let [median, slowest] = [1, 2].map(|halves| served.get((served.len() * halves / 2).saturating_sub(1)));
+        println!(
+            "overload: {whose}: {} of {} served, {median:?} in the middle, {slowest:?} at most",
+            served.len(),
+            of().count()
+        );
+    }
+    let rivals = answers.iter().filter(|answer| answer.key == RIVAL_KEY);
+    let (away, rivals) = rivals.fold((0, 0), |(away, all), a| (away + usize::from(a.status == 429), all + 1));
+    ensure!(away < rivals / 4, "{away} of {rivals} were sent away for what another tenant asks");
     let shed = by_status.get(&429).copied().unwrap_or_default();
     ensure!(shed > answers.len() / 2, "too few were sent away by lag: {by_status:?}");
     // On a machine as slow as it may be; what it accepted has to end in any case.
@@ -211,12 +232,15 @@ fn memory_stays_under_its_bound(pipeline: &Pipeline) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn post(client: reqwest::Client, door: String, question: String) -> anyhow::Result<Answer> {
+async fn post(client: reqwest::Client, key: &'static str, door: String, question: String) -> anyhow::Result<Answer> {
+    let began = Instant::now();
     let url = format!("{door}/v1/chat/completions");
-    let answer = client.post(url).bearer_auth(TENANT_KEY).body(body(&question)).send().await?;
+    let answer = client.post(url).bearer_auth(key).body(body(&question)).send().await?;
     let text = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let (id, retry_after) = (text("x-request-id"), text("retry-after").and_then(|s| s.parse().ok()));
-    Ok(Answer { status: answer.status().as_u16(), id, retry_after, body: answer.text().await? })
+    let status = answer.status().as_u16();
+    let body = answer.text().await?;
+    Ok(Answer { key, status, after: began.elapsed(), id, retry_after, body })
 }
 
 fn body(question: &str) -> String {

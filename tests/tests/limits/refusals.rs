@@ -87,11 +87,11 @@ pub async fn a_topic_made_anew_under_an_old_store(stack: &Stack, pipeline: &mut 
         pipeline.restart(&name)?;
     }
     pipeline.until_ready().await?;
-    answered(pipeline).await?;
+    let accepted = answered(pipeline).await?;
     let storage = pipeline.storage().await?;
     eventually(Duration::from_secs(30), "the next call is booked", async || {
         let now = storage.usage.totals().await?;
-        Ok(now.calls == before.calls + 1 && now.entries_sum == now.rollups_sum)
+        Ok(now.calls == before.calls + accepted && now.entries_sum == now.rollups_sum)
     })
     .await
 }
@@ -132,21 +132,26 @@ fn up(pipeline: &mut Pipeline, service: &str) -> anyhow::Result<()> {
 async fn works_again(pipeline: &mut Pipeline, service: &str) -> anyhow::Result<()> {
     up(pipeline, service)?;
     pipeline.until_ready().await?;
-    answered(pipeline).await
+    answered(pipeline).await?;
+    Ok(())
 }
 
-/// A request is served, as soon as what the stage has to read again is no longer too much.
-async fn answered(pipeline: &Pipeline) -> anyhow::Result<()> {
+/// A request is served, as soon as what the stage has to read again is no longer too much, and in time. How many
+/// were accepted until then.
+async fn answered(pipeline: &Pipeline) -> anyhow::Result<u64> {
     let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Is it served again?" }] });
     let url = format!("{}/v1/chat/completions", pipeline.http);
     let client = client()?;
+    let mut accepted = 0;
     eventually(Duration::from_secs(60), "a request is served", async || {
         let answer = client.post(&url).bearer_auth(TENANT_KEY).json(&body).send().await?;
         let status = answer.status();
-        ensure!(status == 200 || status == 429, "{}", answer.text().await?);
+        ensure!(matches!(status.as_u16(), 200 | 429 | 504), "{}", answer.text().await?);
+        accepted += u64::from(status != 429);
         Ok(status == 200)
     })
-    .await
+    .await?;
+    Ok(accepted)
 }
 
 fn admin(stack: &Stack) -> anyhow::Result<AdminClient<DefaultClientContext>> {

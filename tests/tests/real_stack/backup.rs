@@ -13,6 +13,9 @@ use crate::text;
 const LOST: &str = "millrace_e2e";
 const RESTORED: &str = "millrace_restored";
 
+/// The configuration of what was restored, in the folder of the run.
+pub const RESTORED_CONFIG: &str = "restored.toml";
+
 /// What a store holds.
 type Held = (u64, millrace_storage::LedgerTotals);
 
@@ -36,7 +39,7 @@ pub async fn a_lost_store_is_restored(pipeline: &mut Pipeline) -> anyhow::Result
         pipeline.terminate(name).await?;
     }
 
-    let config_file = pipeline.folder().join("restored.toml");
+    let config_file = pipeline.folder().join(RESTORED_CONFIG);
     std::fs::write(&config_file, std::fs::read_to_string(&pipeline.config)?.replace(LOST, RESTORED))?;
     let config_args = ["--config", text(&config_file)?];
     let tool = async |args: &[&str]| run(millrace()?, &[args, &config_args].concat()).await;

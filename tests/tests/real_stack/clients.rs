@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use millrace_stack::Stack;
-use millrace_tests::{Pipeline, run};
+use millrace_tests::{JSON_OUTCOMES, KAFKA_USER, Pipeline, run};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -31,9 +31,12 @@ pub async fn publish_and_read_without_our_code(stack: &Stack, pipeline: &Pipelin
         [REQUESTS, "--schema", text(&schema)?, "--prompt", "By Confluent's serializer", "--reply-topic", OUTCOMES];
     python("examples/clients/publish.py", &[&servers[..], &published].concat()).await?;
 
-    let read = python("examples/clients/outcomes.py", &[&servers[..], &[OUTCOMES, "--count", "3"]].concat()).await?;
+    connect(stack).await?;
+    cloud_event(stack).await?;
+    framed_by_a_header(stack, &schema).await?;
+    let read = python("examples/clients/outcomes.py", &[&servers[..], &[OUTCOMES, "--count", "7"]].concat()).await?;
     let outcomes: Vec<Value> = read.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    for origin in ["plain", "kcat", "confluent-kafka"] {
+    for origin in ["plain", "kcat", "confluent-kafka", "connect", "connect envelope", "event", "header"] {
         let outcome = outcomes
             .iter()
             .find(|o| o["meta"]["labels"]["origin"] == origin)
@@ -130,6 +133,74 @@ async fn kcat(stack: &Stack) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As Kafka Connect's JsonConverter writes, which sets no content type: with `schemas.enable=false`, and with it.
+async fn connect(stack: &Stack) -> anyhow::Result<()> {
+    let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "From Connect" }] });
+    let message = json!({ "type": "struct", "optional": false, "fields": [
+        { "type": "string", "optional": false, "field": "role" },
+        { "type": "string", "optional": false, "field": "content" },
+    ] });
+    let messages = json!({ "type": "array", "items": message, "optional": false, "field": "messages" });
+    let model = json!({ "type": "string", "optional": false, "field": "model" });
+    let schema = json!({ "type": "struct", "fields": [model, messages], "optional": false, "name": "ask" });
+    let envelope = json!({ "schema": schema, "payload": body });
+    let producer = producer(stack)?;
+    for (origin, value) in [("connect", &body), ("connect envelope", &envelope)] {
+        let headers = [("label-origin", origin), ("reply-topic", OUTCOMES)];
+        produce(&producer, REQUESTS, &headers, value.to_string().as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// A CloudEvent in one piece, twice: one event is one request.
+async fn cloud_event(stack: &Stack) -> anyhow::Result<()> {
+    let event = json!({
+        "specversion": "1.0", "id": "17", "source": "/shop", "type": "com.example.asked", "user": "ada",
+        "replytopic": OUTCOMES, "labels": "origin=event", "datacontenttype": "application/json",
+        "data": { "model": "sim-small", "messages": [{ "role": "user", "content": "From an event" }] },
+    });
+    let headers = [("content-type", "application/cloudevents+json; charset=utf-8")];
+    for _ in 0..2 {
+        produce(&producer(stack)?, REQUESTS, &headers, event.to_string().as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// Avro whose schema is named in a header; by its id, since this registry knows no GUIDs.
+async fn framed_by_a_header(stack: &Stack, schema: &Path) -> anyhow::Result<()> {
+    let args = ["--registry", &stack.registry_url(), "--topic", REQUESTS, "--schema", text(schema)?];
+    let more = ["--bootstrap", &stack.bootstrap_servers(), "--prompt", "By a header", "--reply-topic", OUTCOMES];
+    python("tests/clients/avro_header.py", &[&args[..], &more].concat()).await.map(drop)
+}
+
+/// Java's and Node's own clients, as the customer's own user on the broker, and outcomes in JSON.
+pub async fn as_a_customer_of_the_broker(stack: &Stack, pipeline: &Pipeline) -> anyhow::Result<()> {
+    let (_, password) = KAFKA_USER;
+    let file = pipeline.folder().join("acme.properties");
+    std::fs::write(
+        &file,
+        format!(
+            "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=SCRAM-SHA-256\nsasl.jaas.config=org.apache.kafka.common\
+             .security.scram.ScramLoginModule required username=\"acme\" password=\"{password}\";\n"
+        ),
+    )?;
+    let bootstrap = stack.sasl_bootstrap_servers();
+    let classes = format!("{}/*", millrace_stack::kafka_jars()?.display());
+    let java = repository().join("examples/clients/Publish.java");
+    let asked = [bootstrap.as_str(), REQUESTS, JSON_OUTCOMES, "Say \"hello\""];
+    let of_java = [&["-cp", &classes, text(&java)?], &asked[..], &[text(&file)?]].concat();
+    let by_java = run("java", &of_java).await?;
+    let by_node =
+        node_in("examples/clients/publish.mjs", &asked, &[("KAFKA_USERNAME", "acme"), ("KAFKA_PASSWORD", password)])
+            .await?;
+    for (origin, printed) in [("java", by_java), ("node", by_node)] {
+        let outcome: Value = serde_json::from_str(printed.trim()).with_context(|| format!("{origin}: {printed}"))?;
+        ensure!(outcome["status"] == "succeeded" && outcome["meta"]["labels"]["origin"] == origin, "{outcome}");
+        ensure!(outcome["response"]["choices"][0]["message"]["content"].is_string(), "{outcome}");
+    }
+    Ok(())
+}
+
 /// Runs a script of this repository with the interpreter that `tests/clients.sh` set up.
 pub async fn python<S: AsRef<str>>(script: &str, args: &[S]) -> anyhow::Result<String> {
     let interpreter = run(repository().join("tests/clients.sh"), &[]).await?;
@@ -141,15 +212,23 @@ pub async fn python<S: AsRef<str>>(script: &str, args: &[S]) -> anyhow::Result<S
 
 /// Runs a module of `tests/clients/node` with the packages that are named there.
 pub async fn node(module: &str, args: &[&str]) -> anyhow::Result<String> {
+    node_in(&format!("tests/clients/node/{module}"), args, &[]).await
+}
+
+/// Runs a module of this repository with those packages.
+async fn node_in(script: &str, args: &[&str], env: &[(&str, &str)]) -> anyhow::Result<String> {
     let interpreter = run(repository().join("tests/clients.sh"), &[]).await?;
     let python = Path::new(interpreter.trim());
     let packages = python.ancestors().nth(3).context("the cache")?.join("node");
-    let script = std::fs::read_to_string(repository().join("tests/clients/node").join(module))?;
+    let path = repository().join(script);
+    let module = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+    let script = std::fs::read_to_string(&path)?;
     // Where it is read from decides where its packages are found.
     std::fs::write(packages.join(module), script)?;
-    let mut all = vec![text(&packages)?.to_owned() + "/" + module];
+    let mut all: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    all.extend(["node".to_owned(), text(&packages)?.to_owned() + "/" + module]);
     all.extend(args.iter().map(|arg| (*arg).to_owned()));
-    run("node", &all.iter().map(String::as_str).collect::<Vec<_>>()).await
+    run("env", &all.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
 fn repository() -> PathBuf {

@@ -4,7 +4,8 @@ use anyhow::{Context, ensure};
 use millrace_tests::{Pipeline, RIVAL_KEY, TENANT_KEY, client};
 use serde_json::{Value, json};
 
-use crate::{ORIGIN, until};
+use crate::stream::set;
+use crate::{ORIGIN, tapped, until, until_as};
 
 pub async fn answers_as_openai_does(pipeline: &Pipeline) -> anyhow::Result<()> {
     let client = client()?;
@@ -70,6 +71,7 @@ pub async fn answers_as_openai_does(pipeline: &Pipeline) -> anyhow::Result<()> {
     ensure!(error["error"]["code"] == "method_not_allowed", "{error}");
     can_be_come_back_for(pipeline).await?;
     says_what_the_rules_would_do(pipeline).await?;
+    holds_prompts_to_the_rules(pipeline).await?;
     is_described_and_open_to_pages(pipeline).await
 }
 
@@ -89,13 +91,52 @@ async fn can_be_come_back_for(pipeline: &Pipeline) -> anyhow::Result<()> {
 /// This tenant's rules redact a place.
 async fn says_what_the_rules_would_do(pipeline: &Pipeline) -> anyhow::Result<()> {
     let calls = pipeline.count().await?["billed_calls"].clone();
-    let body = json!({ "input": ["to Zanzibar", "to nowhere"] });
+    let body = json!({ "input": ["to Zanzibar", "to bob@example.com"], "millrace": { "prompt": true } });
     let asked = client()?.post(format!("{}/v1/moderations", pipeline.http)).bearer_auth(RIVAL_KEY).json(&body);
     let said: Value = asked.send().await?.json().await?;
     let [hit, fine] = [&said["results"][0], &said["results"][1]];
     ensure!(hit["flagged"] == true && hit["categories"]["place"] == true && fine["flagged"] == false, "{said}");
-    ensure!(hit["millrace"]["text"] == "to [PLACE]", "{said}");
+    ensure!(hit["millrace"]["text"] == "to [PLACE]" && hit["millrace"]["prompt"]["action"] == "allow", "{said}");
+    ensure!(fine["millrace"]["prompt"]["text"] == "to [EMAIL_1]", "{said}");
     ensure!(pipeline.count().await?["billed_calls"] == calls, "it was paid for");
+    Ok(())
+}
+
+/// This tenant's rules block a volcano in prompts, and redact e-mail addresses, to be put back into answers.
+async fn holds_prompts_to_the_rules(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let ask = async |content: &str| -> anyhow::Result<(u16, String, Value)> {
+        let body = json!({ "model": "sim-small", "max_completion_tokens": 60,
+            "messages": [{ "role": "user", "content": content }] });
+        let asked = client()?.post(format!("{}/v1/chat/completions", pipeline.http)).bearer_auth(RIVAL_KEY);
+        let answer = asked.json(&body).send().await?;
+        let id = answer.headers()["x-request-id"].to_str()?.to_owned();
+        Ok((answer.status().as_u16(), id, answer.json().await?))
+    };
+    let before = pipeline.count().await?;
+    let (status, id, error) = ask("Tell me about Krakatoa").await?;
+    ensure!(status == 403 && error["error"]["code"] == "content_blocked", "{status}: {error}");
+    let door = &pipeline.http;
+    let stored = until_as(RIVAL_KEY, &format!("{door}/v1/requests/{id}"), |v| v["status"] != "in_progress").await?;
+    ensure!(stored["status"] == "blocked" && stored["charge_nanos"] == 0 && stored["calls"] == json!([]), "{stored}");
+    let (found, of_answer) = (&stored["prompt_moderation"], &stored["moderation"]["action"]);
+    ensure!(found["action"] == "block" && found["hits"] == json!(["volcano"]) && of_answer == "none", "{stored}");
+    let after = pipeline.count().await?;
+    ensure!(before["requests"].is_u64() && after["requests"] == before["requests"], "the provider was asked: {after}");
+
+    // Whoever sees the address gives no answer.
+    let sees = json!([{ "when": { "prompt_contains": "bob@example.com" }, "then": { "kind": "cut" } }]);
+    set(pipeline, "faults", &sees).await?;
+    let (status, id, answer) = ask("Write to bob@example.com about it").await?;
+    set(pipeline, "faults", &json!([])).await?;
+    let said = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default();
+    ensure!(status == 200 && said.contains("bob@example.com") && !said.contains("[EMAIL"), "{status}: {answer}");
+    let prompts = tapped(pipeline, "prompts.interactive", 1).await?;
+    let prompt =
+        prompts.iter().find(|prompt| prompt["value"]["meta"]["request_id"] == id.as_str()).context("a prompt")?;
+    let sent = &prompt["value"]["body"]["messages"][0]["content"];
+    ensure!(sent == "Write to [EMAIL_1] about it", "{prompt}");
+    let stored = until_as(RIVAL_KEY, &format!("{door}/v1/requests/{id}"), |v| v["status"] != "in_progress").await?;
+    ensure!(stored["prompt_moderation"]["action"] == "redact" && stored["response"] == answer, "{stored}");
     Ok(())
 }
 

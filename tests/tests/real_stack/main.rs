@@ -2,15 +2,24 @@
 
 mod backup;
 mod bad_input;
+mod batches;
 mod cancel;
 mod clients;
+mod crash;
+mod customers;
 mod dlq;
 mod embeddings;
 mod http;
 mod idempotency;
+mod keys;
 mod knowledge;
+mod rates;
+mod reload;
+mod responses;
 mod retries;
+mod secrets;
 mod stream;
+mod tenants;
 mod volume;
 
 use std::path::Path;
@@ -19,12 +28,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use millrace_stack::Stack;
 use millrace_tests::{
-    FAST_OUTCOMES, FAST_REQUESTS, KAFKA_USER, Pipeline, Setup, TENANT_KEY, client, kafka_users, millrace, run,
+    ADMIN_KEY, FAST_OUTCOMES, FAST_REQUESTS, JSON_OUTCOMES, KAFKA_USER, Pipeline, RIVAL_TOPICS, Setup, TENANT_KEY,
+    client, kafka_users, millrace, run,
 };
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Where pages may come from that call the ingress.
 const ORIGIN: &str = "https://app.example.com";
@@ -34,12 +44,24 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     let stack = Stack::builder().sasl(kafka_users()).start().await?;
     clients::python("tests/acls.py", &grants(&stack)).await?;
     let origins = format!("[\"{ORIGIN}\"]");
-    let env = [("MILLRACE_INGRESS__CORS_ORIGINS", origins.as_str())];
+    // More than is spent here: whoever reads and writes `budgets` must be allowed to.
+    let budget = ("MILLRACE_TENANTS__ACME__BUDGET", "{ amount = \"1000000\" }");
+    let env = [
+        ("MILLRACE_INGRESS__CORS_ORIGINS", origins.as_str()),
+        ("MILLRACE_INGRESS__BATCH_IN_FLIGHT", batches::IN_FLIGHT),
+        // So that a call whose router was killed is booked before the end.
+        ("MILLRACE_LEDGER__GRACE_MS", "5000"),
+        budget,
+    ];
     let mut pipeline = Pipeline::start(&stack, Setup::copies(2).env(&env)).await?;
     volume::two_thousand_from_a_file(&pipeline).await?;
     http::answers_as_openai_does(&pipeline).await?;
     embeddings::come_as_clients_know_them(&stack, &pipeline).await?;
     stream::flows_as_clients_know_it(&pipeline).await?;
+    batches::flow_as_clients_know_them(&pipeline).await?;
+    batches::end_when_their_time_is_over(&pipeline).await?;
+    responses::come_as_clients_know_them(&stack, &pipeline).await?;
+    crash::in_the_middle_of_an_answer(&mut pipeline).await?;
     clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
     clients::readers_drop_copies(&stack, &pipeline).await?;
     knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;
@@ -51,9 +73,17 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     cancel::a_running_call_is_broken_off_and_on_the_bill(&pipeline).await?;
     idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
     retries::join_what_is_running(&pipeline).await?;
+    tenants::are_made_and_end_while_it_runs(&mut pipeline).await?;
+    rates::hold_over_all_doors(&pipeline).await?;
+    keys::of_a_pool_change_under_load(&mut pipeline).await?;
+    reload::is_taken_up_under_load(&mut pipeline).await?;
+    batches::survive_the_death_of_every_replica(&mut pipeline).await?;
+    clients::as_a_customer_of_the_broker(&stack, &pipeline).await?;
+    customers::never_meet_on_the_broker(&stack, &pipeline).await?;
     usage_is_what_the_provider_counted(&pipeline).await?;
     a_refused_password_is_said(&pipeline).await?;
     backup::a_lost_store_is_restored(&mut pipeline).await?;
+    secrets::are_in_nothing_that_was_written(&stack, &pipeline).await?;
     pipeline.stop().await?;
     stack.stop().await
 }
@@ -61,9 +91,17 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
 /// What each service may do on the broker: what infra/kafka/acls.json says, no more.
 fn grants(stack: &Stack) -> Vec<String> {
     let mut grants = [&stack.bootstrap_servers(), "e2e.", "e2e."].map(str::to_owned).to_vec();
-    for (requests, outcomes) in [("acme.requests", "acme.outcomes"), (FAST_REQUESTS, FAST_OUTCOMES)] {
-        grants.extend(["--request-topic", requests, "--reply-topic", outcomes].map(str::to_owned));
-    }
+    let (rivals, to_rival) = RIVAL_TOPICS;
+    let customers = json!([
+        {
+            "principal": "acme",
+            "request_topics": ["acme.requests", FAST_REQUESTS],
+            "reply_topics": ["acme.outcomes", FAST_OUTCOMES, JSON_OUTCOMES],
+            "group_prefixes": ["acme."]
+        },
+        { "principal": "rival", "request_topics": [rivals], "reply_topics": [to_rival], "group_prefixes": ["rival."] },
+    ]);
+    grants.extend(["--customers".to_owned(), customers.to_string()]);
     grants
 }
 
@@ -83,15 +121,16 @@ async fn usage_is_what_the_provider_counted(pipeline: &Pipeline) -> anyhow::Resu
     let counted = pipeline.count().await?;
     let mut calls = Value::Null;
     for _ in 0..100 {
-        let args = ["usage", "--url", &pipeline.http, "--admin-key", "mra_test", "--json"];
+        let args = ["usage", "--url", &pipeline.http, "--admin-key", ADMIN_KEY, "--json"];
         let mut total = 0;
-        for tenant in ["acme", "rival"] {
+        for tenant in ["acme", "rival", tenants::TENANT, rates::TENANT] {
             let usage: Value =
                 serde_json::from_str(&pipeline.command(&[&args[..], &["--tenant", tenant]].concat()).await?)?;
             total += usage["total"]["calls"].as_u64().context("calls")?;
         }
         calls = total.into();
-        if counted["billed_calls"] == calls {
+        // One that was refused is booked as well, at nothing.
+        if counted["requests"] == calls {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -31,6 +31,7 @@ pub async fn flows_as_clients_know_it(pipeline: &Pipeline) -> anyhow::Result<()>
     ends_with_a_client_who_asked_for_that(pipeline).await?;
     set(pipeline, "pace", &json!({ "tokens_per_second": 20 })).await?;
     goes_on_without_its_client(pipeline).await?;
+    is_restored_before_it_is_seen(pipeline).await?;
     set(pipeline, "pace", &json!({ "tokens_per_second": null })).await
 }
 
@@ -136,7 +137,29 @@ async fn is_redacted_before_it_is_seen(pipeline: &Pipeline) -> anyhow::Result<()
     Ok(())
 }
 
-async fn ask(door: &str, key: &str, prompt: &str) -> anyhow::Result<reqwest::Response> {
+/// This tenant's rules redact e-mail addresses in prompts and put them back into answers.
+async fn is_restored_before_it_is_seen(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let answer = ask(&pipeline.http, RIVAL_KEY, "Write to ann@example.com and to Zanzibar").await?;
+    let id = answer.headers()["x-request-id"].to_str()?.to_owned();
+    let text = answer.text().await?;
+    let url = format!("{}/v1/requests/{id}", pipeline.http);
+    let stored = until_as(RIVAL_KEY, &url, |v| v["status"] != "in_progress").await?;
+    let whole = stored["response"]["choices"][0]["message"]["content"].as_str().context("a text")?;
+    ensure!(stored["prompt_moderation"]["action"] == "redact" && whole.contains("ann@example.com"), "{stored}");
+    ensure!(content(&text)? == whole && !text.contains("[EMAIL"), "{text} is not {whole}");
+    ensure!(data(&text)?.len() > 4, "it came in one piece: {text}");
+    Ok(())
+}
+
+/// The rest of a chat of which a client has seen a part, at a door of its choice.
+pub async fn read_on(door: &str, id: &str, seen: &str) -> anyhow::Result<String> {
+    let complete = seen.rfind("\n\n").map_or("", |end| &seen[..end]);
+    let last = complete.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().context("an id")?;
+    let url = format!("{door}/v1/requests/{id}?stream=true&starting_after={last}");
+    Ok(client()?.get(url).bearer_auth(TENANT_KEY).send().await?.error_for_status()?.text().await?)
+}
+
+pub async fn ask(door: &str, key: &str, prompt: &str) -> anyhow::Result<reqwest::Response> {
     let body = json!({ "model": "sim-small", "stream": true, "max_completion_tokens": 100,
         "messages": [{ "role": "user", "content": prompt }] });
     let answer = client()?.post(format!("{door}/v1/chat/completions")).bearer_auth(key).json(&body).send().await?;
@@ -144,18 +167,20 @@ async fn ask(door: &str, key: &str, prompt: &str) -> anyhow::Result<reqwest::Res
     Ok(answer)
 }
 
-/// What the events that are complete say.
-fn content(text: &str) -> anyhow::Result<String> {
-    let mut content = String::new();
-    for event in text.split_inclusive("\n\n").filter(|event| event.ends_with("\n\n")) {
-        let Some(data) = event.trim_end().strip_prefix("data: ").filter(|data| *data != "[DONE]") else { continue };
-        let chunk: Value = serde_json::from_str(data)?;
-        content += chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
-    }
-    Ok(content)
+/// The data of the events that are complete, without the end.
+pub fn data(text: &str) -> anyhow::Result<Vec<Value>> {
+    let complete = text.rfind("\n\n").map_or("", |end| &text[..end]);
+    let data = complete.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+    Ok(data.map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
-async fn set(pipeline: &Pipeline, what: &str, value: &Value) -> anyhow::Result<()> {
+/// What the events that are complete say.
+pub fn content(text: &str) -> anyhow::Result<String> {
+    Ok(data(text)?.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect())
+}
+
+/// Tells the simulated provider how to behave.
+pub async fn set(pipeline: &Pipeline, what: &str, value: &Value) -> anyhow::Result<()> {
     client()?.put(format!("{}/{what}", pipeline.provider)).json(value).send().await?.error_for_status()?;
     Ok(())
 }

@@ -1,11 +1,15 @@
 //! What no single value shows: references, ranges and relations between values.
 
+mod tenants;
+
 use std::collections::BTreeMap;
 
+use crate::models::is_provider_key_name;
+use crate::names::{MAX_TOPIC, is_topic_char, is_topic_name};
 use crate::read::written;
-use crate::{Config, ConfigError, KafkaSettings, LANES, ModelConfig, StorageConfig, TenantConfig};
+use crate::{Config, ConfigError, KafkaSettings, LANES, ModelConfig, StorageConfig};
 
-type Checked = Result<(), ConfigError>;
+pub(crate) type Checked = Result<(), ConfigError>;
 
 /// librdkafka settings that the stage loop owns, because its guarantees rest on them, and what to
 /// set instead.
@@ -26,8 +30,6 @@ const OWNED: [(&str, &str); 14] = [
     ("transactional.id", "remove it: transactions are not used"),
 ];
 
-/// Longest name of a topic or group that Kafka allows.
-const MAX_TOPIC: usize = 249;
 /// Longest prefix: leaves room for the names that follow it.
 const MAX_PREFIX: usize = 128;
 
@@ -36,8 +38,9 @@ pub(crate) fn check(config: &Config) -> Checked {
     stores(config)?;
     providers(config)?;
     models(config)?;
-    tenants(config)?;
-    bindings(config)?;
+    tenants::plans(config)?;
+    tenants::tenants(config)?;
+    tenants::bindings(config)?;
     ingress(config)?;
     stage(config)?;
     limits(config)?;
@@ -45,21 +48,22 @@ pub(crate) fn check(config: &Config) -> Checked {
     knowledge(config)?;
     positive("ledger.flush_interval_ms", config.ledger.flush_interval_ms)?;
     positive("ledger.flush_calls", config.ledger.flush_calls.into())?;
+    crate::webhooks::check_settings(config)?;
     if let Some(listen) = &config.telemetry.listen {
         host_port("telemetry.listen", listen)?;
     }
     Ok(())
 }
 
-fn invalid<T>(key: impl Into<String>, reason: impl Into<String>) -> Result<T, ConfigError> {
+pub(crate) fn invalid<T>(key: impl Into<String>, reason: impl Into<String>) -> Result<T, ConfigError> {
     Err(ConfigError::Invalid { key: key.into(), reason: reason.into() })
 }
 
-fn key_of(parts: &[&str]) -> String {
+pub(crate) fn key_of(parts: &[&str]) -> String {
     written(&parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>())
 }
 
-fn positive(key: &str, value: u64) -> Checked {
+pub(crate) fn positive(key: &str, value: u64) -> Checked {
     if value == 0 { invalid(key, "is 0; set it to at least 1") } else { Ok(()) }
 }
 
@@ -139,6 +143,16 @@ fn providers(config: &Config) -> Checked {
     for (name, provider) in &config.providers {
         let key = |field| key_of(&["providers", name, field]);
         url(&key("base_url"), &provider.base_url)?;
+        if provider.api_key.is_some() && !(provider.api_keys.is_empty() && provider.api_keys_file.is_none()) {
+            return invalid(key("api_key"), "is beside a pool of keys; give it a name in `api_keys` or remove it");
+        }
+        if let Some(wrong) = provider.api_keys.keys().find(|name| !is_provider_key_name(name)) {
+            return invalid(
+                key_of(&["providers", name, "api_keys", wrong]),
+                "is no name of a key; use 1 to 64 letters, digits, dots, hyphens and underscores",
+            );
+        }
+        positive(&key("key_quarantine_ms"), provider.key_quarantine_ms)?;
         positive(&key("timeout_ms"), provider.timeout_ms)?;
         positive(&key("connect_timeout_ms"), provider.connect_timeout_ms)?;
         positive(&key("max_concurrency"), provider.max_concurrency.into())?;
@@ -199,87 +213,6 @@ fn models(config: &Config) -> Checked {
     Ok(())
 }
 
-fn tenants(config: &Config) -> Checked {
-    let mut hashes: BTreeMap<&str, String> = BTreeMap::new();
-    for (id, tenant) in &config.tenants {
-        let key = |field| key_of(&["tenants", id, field]);
-        if id.is_empty() || id.len() > 100 || !id.chars().all(is_topic_char) {
-            return invalid(
-                key_of(&["tenants", id]),
-                "is no tenant id; use at most 100 letters, digits, dots, underscores and hyphens",
-            );
-        }
-        for model in &tenant.models {
-            known(&key("models"), model, "model", &config.models)?;
-        }
-        if let Some(rules) = &tenant.moderation {
-            rule_set(config, &key("moderation"), rules)?;
-        }
-        for topic in &tenant.reply_topics {
-            topic_name(&key("reply_topics"), topic)?;
-        }
-        keys(id, tenant, &mut hashes)?;
-    }
-    Ok(())
-}
-
-fn keys<'a>(id: &str, tenant: &'a TenantConfig, hashes: &mut BTreeMap<&'a str, String>) -> Checked {
-    for (index, entry) in tenant.keys.iter().enumerate() {
-        let at = format!("{}[{index}]", key_of(&["tenants", id, "keys"]));
-        if entry.id.is_empty() {
-            return invalid(format!("{at}.id"), "is missing; give the key a name for logs and usage");
-        }
-        if tenant.keys[..index].iter().any(|earlier| earlier.id == entry.id) {
-            return invalid(format!("{at}.id"), format!("is `{}` again; give every key its own", entry.id));
-        }
-        if let Some(user) = &entry.user {
-            known(&format!("{at}.user"), user, "user of this tenant", &tenant.users)?;
-        }
-        let hash = match (&entry.sha256, &entry.key) {
-            (Some(hash), None) => hash,
-            // Built by code and not hashed yet.
-            (None, Some(_)) => continue,
-            (None, None) => return invalid(at, "has neither sha256 nor key; give the key's SHA-256 in hexadecimal"),
-            (Some(_), Some(_)) => return invalid(at, "has both sha256 and key; remove one of them"),
-        };
-        if hash.len() != 64 || !hash.chars().all(|c| c.is_ascii_hexdigit()) {
-            return invalid(
-                format!("{at}.sha256"),
-                "is not 64 hexadecimal digits; make it with: printf %s \"$KEY\" | sha256sum",
-            );
-        }
-        if let Some(owner) = hashes.insert(hash, at.clone()) {
-            return invalid(at, format!("is the same key as {owner}; a key belongs to one tenant, once"));
-        }
-    }
-    Ok(())
-}
-
-fn bindings(config: &Config) -> Checked {
-    for (topic, binding) in &config.topic_bindings {
-        topic_name(&key_of(&["topic_bindings", topic]), topic)?;
-        // Neither with our prefix nor without: inside, the shared topic goes by its bare name.
-        let is_shared = |lane: &&str| {
-            let shared = format!("requests.{lane}");
-            *topic == shared || *topic == config.kafka.topic(&shared)
-        };
-        if LANES.iter().any(is_shared) {
-            return invalid(
-                key_of(&["topic_bindings", topic]),
-                "is the topic that all tenants share; bind a topic of the customer's own",
-            );
-        }
-        known(&key_of(&["topic_bindings", topic, "tenant"]), &binding.tenant, "tenant", &config.tenants)?;
-        if !LANES.contains(&binding.lane.as_str()) {
-            return invalid(
-                key_of(&["topic_bindings", topic, "lane"]),
-                format!("is `{}`; the lanes are interactive and batch", binding.lane),
-            );
-        }
-    }
-    Ok(())
-}
-
 fn ingress(config: &Config) -> Checked {
     let ingress = &config.ingress;
     host_port("ingress.listen", &ingress.listen)?;
@@ -287,6 +220,7 @@ fn ingress(config: &Config) -> Checked {
     positive("ingress.max_body_bytes", ingress.max_body_bytes as u64)?;
     positive("ingress.max_in_flight", ingress.max_in_flight as u64)?;
     positive("ingress.max_lag", ingress.max_lag)?;
+    positive("ingress.batch_in_flight", ingress.batch_in_flight as u64)?;
     if ingress.max_in_flight_bytes < ingress.max_body_bytes {
         return invalid(
             "ingress.max_in_flight_bytes",
@@ -471,13 +405,8 @@ fn known<'a, T>(key: &str, name: &str, what: &str, all: &'a BTreeMap<String, T>)
     )
 }
 
-fn is_topic_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
-}
-
 fn topic_name(key: &str, topic: &str) -> Checked {
-    if topic.is_empty() || topic.len() > MAX_TOPIC || topic == "." || topic == ".." || !topic.chars().all(is_topic_char)
-    {
+    if !is_topic_name(topic) {
         return invalid(
             key,
             format!(
