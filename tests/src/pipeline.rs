@@ -110,6 +110,11 @@ struct Member {
 
 impl Member {
     fn start(&mut self, env: &[(&str, &str)]) -> anyhow::Result<()> {
+        ensure!(
+            !matches!(self.state()?, State::Running | State::Frozen),
+            "{} runs yet: end it before it is started again",
+            self.name
+        );
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let mut all = self.env.clone();
         all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));

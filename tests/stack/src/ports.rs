@@ -1,8 +1,9 @@
 //! Free loopback ports that stay ours while a server is down.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 
@@ -11,13 +12,18 @@ use anyhow::{Result, bail};
 const FIRST: u16 = 16_384;
 const COUNT: u16 = 16_000;
 
-/// `wanted` different ports that nobody listens on now, and that no connection takes meanwhile. The search starts at a random port so
-/// that two stacks started together do not choose the same ones.
+/// What was given out: whoever has a port may be down just now.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// `wanted` different ports that nobody listens on now, that no connection takes meanwhile, and that this process is never
+/// given again. They are chosen at random so that two stacks started together do not choose the same ones.
 ///
 /// # Errors
 /// When the range has too few free ports.
 pub fn free_ports(wanted: usize) -> Result<Vec<u16>> {
-    Ok(hold(wanted)?.into_keys().collect())
+    let ports: Vec<u16> = hold(wanted)?.into_keys().collect();
+    GIVEN.lock().unwrap_or_else(PoisonError::into_inner).extend(&ports);
+    Ok(ports)
 }
 
 /// The ports with their listeners, which keep them from everyone else.
@@ -29,6 +35,9 @@ fn hold(wanted: usize) -> Result<HashMap<u16, TcpListener>> {
         }
         let offset = u16::try_from(RandomState::new().hash_one(held.len()) % u64::from(COUNT)).unwrap_or(0);
         let port = FIRST + offset;
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).contains(&port) {
+            continue;
+        }
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             held.insert(port, listener);
         }
@@ -51,7 +60,9 @@ mod tests {
     #[test]
     fn a_port_in_use_is_never_given() -> Result<()> {
         let taken = hold(50)?;
-        assert!(free_ports(500)?.iter().all(|port| !taken.contains_key(port)));
+        let given = free_ports(500)?;
+        assert!(given.iter().all(|port| !taken.contains_key(port)));
+        assert!(free_ports(500)?.iter().all(|port| !given.contains(port)), "none is given twice");
         Ok(())
     }
 }

@@ -72,7 +72,7 @@ pub async fn a_topic_made_anew_under_an_old_store(stack: &Stack, pipeline: &mut 
     ensure!(after.calls == before.calls && after.entries_sum == before.entries_sum, "{before:?} became {after:?}");
 
     // As it says: a new generation goes on beside the books of the old one.
-    for service in ["ingress", "moderator", "result-sink"] {
+    for service in ["ingress", "moderator", "result-sink", "webhooks"] {
         down(pipeline, service).await?;
     }
     let raised = |settings: String| settings.replace("[kafka]\n", "[kafka]\ngeneration = 1\n");
