@@ -27,6 +27,9 @@ if [ ! -x "$folder/millrace" ]; then
     for package in $(sed -n 's/^name = "\(millrace[a-z-]*\)"$/\1/p' "$folder"/source/{*,tests/*}/Cargo.toml | sort -u); do
         plain+=(--config "profile.release.package.$package.opt-level=0")
     done
+    while read -r package level; do
+        plain+=(--config "profile.release.package.$package.opt-level=$level")
+    done < <(sed -n '/^\[profile\.release\.package\./ { s/.*package\.\(.*\)\]/\1/; N; s/\nopt-level = / /p }' Cargo.toml | grep -v '^millrace')
     (cd "$folder/source" && cargo build --release --ignore-rust-version --locked --workspace --bin millrace --target-dir ../target "${plain[@]}" >&2)
     mv "$folder/target/release/millrace" "$folder/millrace"
     rm -rf "$folder/source" "$folder/target"
