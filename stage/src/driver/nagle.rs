@@ -1,17 +1,19 @@
-//! Nagle's algorithm for records.
+//! Nagle's algorithm for records, with a pause between groups when there are many.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-/// The longest that records wait for those before them.
+/// The longest that a record waits for others.
 const LONGEST: Duration = Duration::from_millis(5);
+/// How far back the rate of records is looked at.
+const LOOKED_BACK: Duration = Duration::from_millis(50);
 
 /// A record leaves at once while nothing is on its way. What comes before that is acknowledged waits, and leaves
 /// together: so the busier brokers and processes are, the fewer requests there are for as many records, and one record
-/// alone loses no time.
+/// alone loses no time. Where records come so fast that several would come while one waits, groups also keep a distance.
 #[derive(Clone, Default)]
 pub(super) struct Nagle(Arc<Mutex<State>>);
 
@@ -19,37 +21,87 @@ pub(super) struct Nagle(Arc<Mutex<State>>);
 struct State {
     on_their_way: usize,
     waiting: Vec<oneshot::Sender<Going>>,
+    rate: Rate,
+    /// When the last group left.
+    left: Option<Instant>,
 }
 
 /// A record that is on its way until this is dropped.
 pub(super) struct Going(Option<Arc<Mutex<State>>>);
 
+/// How many records come, what is longer ago counting less.
+#[derive(Default)]
+struct Rate {
+    /// Weighted so that it is the number within [`LOOKED_BACK`] when they come evenly.
+    recent: f64,
+    at: Option<Instant>,
+}
+
+impl Rate {
+    fn count(&mut self, now: Instant) {
+        let ago = self.at.replace(now).map_or(Duration::MAX, |at| now.duration_since(at));
+        self.recent = self.recent * (-ago.as_secs_f64() / LOOKED_BACK.as_secs_f64()).exp() + 1.0;
+    }
+
+    /// How many more would come while one waits for the longest time.
+    fn while_one_waits(&self) -> f64 {
+        (self.recent - 1.0) * LONGEST.as_secs_f64() / LOOKED_BACK.as_secs_f64()
+    }
+}
+
 impl Nagle {
     /// Waits until a record may leave.
     pub async fn turn(&self) -> Going {
-        let turn = {
+        let now = Instant::now();
+        let (mut turn, next) = {
             let mut state = lock(&self.0);
-            if state.on_their_way == 0 {
+            state.rate.count(now);
+            let next = state.next(now);
+            if state.on_their_way == 0 && state.waiting.is_empty() && next <= now {
+                state.left = Some(now);
                 state.on_their_way = 1;
                 return Going(Some(Arc::clone(&self.0)));
             }
+            let is_first = state.waiting.is_empty();
             let (let_go, turn) = oneshot::channel();
             state.waiting.push(let_go);
-            turn
+            (turn, is_first.then_some(next))
         };
-        if let Ok(Ok(going)) = timeout(LONGEST, turn).await {
+        let last = now + LONGEST;
+        if let Some(next) = next.filter(|next| *next < last) {
+            if let Ok(Ok(going)) = timeout_at(next, &mut turn).await {
+                return going;
+            }
+            let mut state = lock(&self.0);
+            if state.on_their_way == 0 {
+                return state.all_leave(&self.0);
+            }
+        }
+        if let Ok(Ok(going)) = timeout_at(last, turn).await {
             return going;
         }
         // It is the oldest that waits.
-        let mut state = lock(&self.0);
-        state.on_their_way += 1;
-        state.let_all_go(&self.0);
-        Going(Some(Arc::clone(&self.0)))
+        lock(&self.0).all_leave(&self.0)
     }
 }
 
 impl State {
+    /// When the next group may leave.
+    fn next(&self, now: Instant) -> Instant {
+        // None for less than one more, all of it for two.
+        let distance = LONGEST.mul_f64((self.rate.while_one_waits() - 1.0).clamp(0.0, 1.0));
+        self.left.map_or(now, |left| left + distance)
+    }
+
+    /// Whoever says so and all that wait.
+    fn all_leave(&mut self, shared: &Arc<Mutex<Self>>) -> Going {
+        self.on_their_way += 1;
+        self.let_all_go(shared);
+        Going(Some(Arc::clone(shared)))
+    }
+
     fn let_all_go(&mut self, shared: &Arc<Mutex<Self>>) {
+        self.left = Some(Instant::now());
         for let_go in std::mem::take(&mut self.waiting) {
             match let_go.send(Going(Some(Arc::clone(shared)))) {
                 Ok(()) => self.on_their_way += 1,
@@ -65,7 +117,8 @@ impl Drop for Going {
         let Some(shared) = self.0.take() else { return };
         let mut state = lock(&shared);
         state.on_their_way -= 1;
-        if state.on_their_way == 0 {
+        // Otherwise the first of those that wait sees to it.
+        if state.on_their_way == 0 && state.next(Instant::now()) <= Instant::now() {
             state.let_all_go(&shared);
         }
     }
@@ -133,5 +186,30 @@ mod tests {
         drop(second);
         drop(nagle.turn().await);
         assert_eq!(lock(&nagle.0).on_their_way, 0);
+    }
+
+    /// When each of 100 records left that come so often and are acknowledged at once, after it came.
+    async fn waits(every: Duration) -> Vec<(Instant, Duration)> {
+        let nagle = Nagle::default();
+        let record = |n: u32| {
+            let nagle = nagle.clone();
+            async move {
+                tokio::time::sleep(every * n).await;
+                let came = Instant::now();
+                drop(nagle.turn().await);
+                (Instant::now(), came.elapsed())
+            }
+        };
+        join_all((0..100).map(record)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn groups_keep_a_distance_only_where_many_would_come_while_one_waits() {
+        let seldom = waits(Duration::from_millis(6)).await;
+        assert!(seldom.iter().all(|(_, waited)| waited.is_zero()), "{seldom:?}");
+        let often = waits(Duration::from_millis(1)).await;
+        let groups: std::collections::BTreeSet<_> = often.iter().skip(50).map(|(left, _)| *left).collect();
+        assert!(groups.len() < 15, "50 records left in {} groups", groups.len());
+        assert!(often.iter().all(|(_, waited)| *waited <= LONGEST + Duration::from_millis(1)), "{often:?}");
     }
 }
