@@ -10,6 +10,7 @@ pub struct StageMetrics {
     pub(crate) in_flight: IntGaugeVec,
     pub(crate) lag: IntGaugeVec,
     pub(crate) errors: IntCounterVec,
+    pub(crate) rebalances: IntCounterVec,
 }
 
 impl StageMetrics {
@@ -51,12 +52,17 @@ impl StageMetrics {
                 Opts::new("millrace_stage_errors_total", "Failures by class: retry, poison, fatal, customer_topic."),
                 &["stage", "lane", "class"],
             )?,
+            rebalances: IntCounterVec::new(
+                Opts::new("millrace_stage_rebalances_total", "Times that partitions came to the process or left it."),
+                &["stage", "lane"],
+            )?,
         };
         registry.register(Box::new(metrics.records.clone()))?;
         registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
         registry.register(Box::new(metrics.lag.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.rebalances.clone()))?;
         Ok(metrics)
     }
 }

@@ -85,6 +85,10 @@ impl Shared {
         self.metrics.errors.with_label_values(&[self.stage, self.lane.as_str(), class]).inc();
     }
 
+    pub(super) fn rebalanced(&self) {
+        self.metrics.rebalances.with_label_values(&[self.stage, &self.lane]).inc();
+    }
+
     fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -22,6 +22,7 @@ const COMPLAINS_WITHIN: Duration = Duration::from_secs(60);
 impl<H: Handler> PollLoop<H> {
     pub(super) fn read_notes(&mut self) -> Result<(), DriverError> {
         while let Some(note) = self.consumer.context().take() {
+            self.shared.rebalanced();
             match note {
                 Note::Assigned(list) => self.on_assigned(&list),
                 Note::Revoked { partitions, lost } => self.on_revoked(partitions, lost),
