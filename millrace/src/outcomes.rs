@@ -74,6 +74,17 @@ impl Follower {
     }
 }
 
+#[cfg(feature = "harness")]
+impl Follower {
+    /// Waits until another of `expected` has an outcome, and takes it out.
+    pub async fn one_of(&mut self, expected: &mut HashSet<String>, timeout: Duration) -> anyhow::Result<()> {
+        let mut left = Expected::new(std::mem::take(expected), timeout);
+        let came = left.next(&mut self.records).await;
+        *expected = left.ids;
+        came.map(drop)
+    }
+}
+
 struct Expected {
     ids: HashSet<String>,
     timeout: Duration,

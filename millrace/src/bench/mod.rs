@@ -1,20 +1,29 @@
 //! `millrace bench`: the pipeline beside a raw relay of the same hops, beside another gateway, or beside itself
-//! with a promise left out, interleaved in one run on the same real Kafka and Cassandra; and how soon it flows
-//! again after a kill.
+//! with a promise left out, interleaved in one run on the same real Kafka and Cassandra; how soon it flows
+//! again after a kill; and what it takes when it has nothing to do, or very much.
 
+mod backlog;
+mod batch;
 mod clients;
 mod gateway;
+mod idle;
+mod in_flight;
 mod peer;
 mod pipeline;
 mod price;
 mod recovery;
 mod relay;
+mod routers;
+mod sizes;
 mod usage;
+
+use std::time::Duration;
 
 use comfy_table::Table;
 use millrace_stack::Stack;
-use millrace_tests::{Pipeline, Setup};
+use millrace_tests::{Pipeline, Setup, client};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::{BenchArgs, BenchQuestion};
 
@@ -93,6 +102,12 @@ pub async fn run(args: &BenchArgs, json: bool) -> anyhow::Result<()> {
         BenchQuestion::Gateway => gateway::run(args).await?,
         BenchQuestion::Price => price::run(args).await?,
         BenchQuestion::Recovery => recovery::run(args).await?,
+        BenchQuestion::Idle => idle::run(args).await?,
+        BenchQuestion::InFlight => in_flight::run(args).await?,
+        BenchQuestion::Sizes => sizes::run(args).await?,
+        BenchQuestion::Routers => routers::run(args).await?,
+        BenchQuestion::Batch => batch::run(args).await?,
+        BenchQuestion::Backlog => backlog::run(args).await?,
     };
     if json {
         println!("{}", serde_json::to_string(&rows)?);
@@ -112,14 +127,14 @@ async fn beside_the_relay(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     let pipeline = if with_pipeline { Some(Pipeline::start(&stack, Setup::copies(1)).await?) } else { None };
     let warm_up = if args.quick { requests } else { args.warm_up };
     eprintln!("warming up with {warm_up} records on each side");
-    relay.run(warm_up).await?;
+    relay.run(warm_up, relay::SHORT).await?;
     if let Some(pipeline) = &pipeline {
         pipeline::run(pipeline, warm_up).await?;
     }
     let (mut raw, mut ours) = (Vec::new(), Vec::new());
     for run in 1..=runs {
         eprintln!("run {run} of {runs}");
-        raw.push(relay.run(requests).await?);
+        raw.push(relay.run(requests, relay::SHORT).await?);
         if let Some(pipeline) = &pipeline {
             ours.push(pipeline::run(pipeline, requests).await?);
         }
@@ -137,7 +152,7 @@ const PEER: &str = "raw rdkafka relay, 4 hops, 1 KB";
 
 fn rows(raw: &[Measured], ours: &[Measured]) -> Vec<Row> {
     if ours.is_empty() {
-        let alone = |question: &str, of: fn(&Measured) -> f64| row(question, middle(raw.iter().map(of)), None, None);
+        let alone = |question: &str, of: fn(&Measured) -> f64| alone(question, middle(raw.iter().map(of)), None);
         return vec![
             alone("relay records per second", |m| m.per_second),
             alone("relay CPU microseconds per record, without its load", |m| m.cpu_micros),
@@ -173,6 +188,18 @@ fn row(question: &str, (ours, spread): (f64, f64), peer: Option<(f64, &'static s
         target_is: target.map(Target::says),
         met: target.map(|target| target.is_met(ours, ratio)),
     }
+}
+
+/// A figure that nothing stands beside.
+fn alone(question: &str, measured: (f64, f64), target: Option<Target>) -> Row {
+    row(question, measured, None, target)
+}
+
+/// How long the provider takes for an answer from now on.
+async fn set_latency(pipeline: &Pipeline, latency: Duration) -> anyhow::Result<()> {
+    let latency = json!({ "kind": "constant", "ms": latency.as_secs_f64() * 1_000.0 });
+    client()?.put(format!("{}/latency", pipeline.provider)).json(&latency).send().await?.error_for_status()?;
+    Ok(())
 }
 
 /// Median, and half the distance between the extremes.

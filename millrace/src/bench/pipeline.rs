@@ -18,39 +18,26 @@ use crate::wiring::connect_codec;
 
 const ALONE: usize = 200;
 const REST: Duration = Duration::from_secs(3);
+/// The longest that a burst may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Characters that make a request of about 1 KB.
+pub const SHORT: usize = 900;
+
+/// What a burst through the batch lane gave.
+#[derive(Debug, Clone, Copy)]
+pub struct Burst {
+    /// From the first record published to the last outcome read.
+    pub per_second: f64,
+    /// User and system time of our own processes, until everything was booked.
+    pub cpu_micros: f64,
+    /// Of our own processes together.
+    pub peak_mib: f64,
+}
 
 /// Publishes `requests` to the batch lane, then asks some one by one over HTTP.
 pub async fn run(pipeline: &Pipeline, requests: u32) -> anyhow::Result<Measured> {
-    let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
-    let codec = connect_codec(&config).await?;
-    let mut follower = Follower::start(&config, Lane::Batch).await?;
-    let publisher = Publisher {
-        producer: Producer::batching(&config.kafka)?,
-        codec: codec.clone(),
-        topic: topics::of(topics::REQUESTS, Lane::Batch),
-        foreign: false,
-        tenant: "acme".to_owned(),
-        key: Some(("default".to_owned(), TENANT_KEY.to_owned())),
-        user: None,
-    };
-    let filler = "word ".repeat(180);
-    let bodies = (0..requests).map(|n| {
-        json!({ "model": "sim-small", "max_completion_tokens": 20, "messages": [{ "role": "user", "content": format!("{n} {filler}") }] })
-            .to_string()
-            .into_bytes()
-    });
-    let calls_before = pipeline.count().await?["billed_calls"].as_u64().unwrap_or(0);
-    let pids = pipeline.pids();
-    let (cpu_before, _) = usage::sum(&pids);
-    let began = Instant::now();
-    let ids = publisher.publish(bodies, || ()).await?;
-    follower.wait(ids.into_iter().collect(), Duration::from_secs(300)).await?;
-    let wall = began.elapsed().as_secs_f64();
-    // What is still to be stored and booked belongs to these requests.
-    settle(pipeline, &config).await?;
-    let (cpu_after, peak_mib) = usage::sum(&pids);
-    let calls = pipeline.count().await?["billed_calls"].as_u64().unwrap_or(0) - calls_before;
-    ensure!(calls == u64::from(requests), "{requests} requests made {calls} calls");
+    let Burst { per_second, cpu_micros, peak_mib } = burst(pipeline, requests, SHORT).await?;
     // What the burst left to do (compaction, log cleaning) is no part of one request's latency.
     tokio::time::sleep(REST).await;
     let provider = Server::start(SimulatedProviderConfig::default(), ([127, 0, 0, 1], 0).into()).await?;
@@ -58,17 +45,59 @@ pub async fn run(pipeline: &Pipeline, requests: u32) -> anyhow::Result<Measured>
     provider.shutdown().await?;
     let through = alone(&format!("{}/v1/chat/completions", pipeline.http)).await?;
     let added = |q: f64| (quantile(&through, q) - quantile(&direct, q)) as f64 / 1000.0;
-    Ok(Measured {
+    Ok(Measured { per_second, cpu_micros, p50_ms: added(0.5), p99_ms: added(0.99), peak_mib })
+}
+
+/// Publishes `requests` with prompts of `characters` to the batch lane, and waits until all are answered and booked.
+pub async fn burst(pipeline: &Pipeline, requests: u32, characters: usize) -> anyhow::Result<Burst> {
+    let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
+    let mut follower = Follower::start(&config, Lane::Batch).await?;
+    let calls_before = calls(pipeline).await?;
+    let pids = pipeline.pids();
+    let (cpu_before, _) = usage::sum(&pids);
+    let began = Instant::now();
+    let ids = publish(&config, requests, characters).await?;
+    follower.wait(ids.into_iter().collect(), PATIENCE).await?;
+    let wall = began.elapsed().as_secs_f64();
+    // What is still to be stored and booked belongs to these requests.
+    settle(pipeline, &config).await?;
+    let (cpu_after, peak_mib) = usage::sum(&pids);
+    let made = calls(pipeline).await? - calls_before;
+    ensure!(made == u64::from(requests), "{requests} requests made {made} calls");
+    Ok(Burst {
         per_second: f64::from(requests) / wall,
         cpu_micros: (cpu_after - cpu_before) * 1e6 / f64::from(requests),
-        p50_ms: added(0.5),
-        p99_ms: added(0.99),
         peak_mib,
     })
 }
 
+/// Publishes so many requests of the tenant `acme` to the batch lane; their ids.
+pub async fn publish(config: &Config, requests: u32, characters: usize) -> anyhow::Result<Vec<String>> {
+    let publisher = Publisher {
+        producer: Producer::batching(&config.kafka)?,
+        codec: connect_codec(config).await?,
+        topic: topics::of(topics::REQUESTS, Lane::Batch),
+        foreign: false,
+        tenant: "acme".to_owned(),
+        key: Some(("default".to_owned(), TENANT_KEY.to_owned())),
+        user: None,
+    };
+    let filler = "word ".repeat(characters / 5);
+    let bodies = (0..requests).map(|n| {
+        json!({ "model": "sim-small", "max_completion_tokens": 20, "messages": [{ "role": "user", "content": format!("{n} {filler}") }] })
+            .to_string()
+            .into_bytes()
+    });
+    publisher.publish(bodies, || ()).await
+}
+
+/// Calls that the provider has answered and charged.
+async fn calls(pipeline: &Pipeline) -> anyhow::Result<u64> {
+    Ok(pipeline.count().await?["billed_calls"].as_u64().unwrap_or(0))
+}
+
 /// Waits until the ledger agrees with the provider's own count.
-async fn settle(pipeline: &Pipeline, config: &Config) -> anyhow::Result<()> {
+pub async fn settle(pipeline: &Pipeline, config: &Config) -> anyhow::Result<()> {
     let storage = millrace_storage::Storage::open(&config.storage).await?;
     let until = Instant::now() + Duration::from_secs(60);
     loop {

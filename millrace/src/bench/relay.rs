@@ -22,6 +22,9 @@ const HOPS: usize = 4;
 const PARTITIONS: i32 = 12;
 const ALONE: usize = 200;
 
+/// Bytes of a record as short as most.
+pub const SHORT: usize = 1024;
+
 /// Topics of a relay.
 pub struct Relay {
     kafka: KafkaConfig,
@@ -38,10 +41,10 @@ impl Relay {
         Ok(Self { kafka })
     }
 
-    /// Sends `records` through all hops, then some one by one.
-    pub async fn run(&self, records: u32) -> anyhow::Result<Measured> {
+    /// Sends `records` of so many bytes through all hops, then some one by one.
+    pub async fn run(&self, records: u32, bytes: usize) -> anyhow::Result<Measured> {
         let kafka = self.kafka.clone();
-        tokio::task::spawn_blocking(move || measure(&kafka, records)).await?
+        tokio::task::spawn_blocking(move || measure(&kafka, records, bytes)).await?
     }
 }
 
@@ -66,7 +69,7 @@ fn consumer(kafka: &KafkaConfig, hop: usize) -> anyhow::Result<BaseConsumer> {
     Ok(consumer)
 }
 
-fn measure(kafka: &KafkaConfig, records: u32) -> anyhow::Result<Measured> {
+fn measure(kafka: &KafkaConfig, records: u32, bytes: usize) -> anyhow::Result<Measured> {
     let stop = Arc::new(AtomicBool::new(false));
     let arrived = Arc::new(AtomicU64::new(0));
     let mut threads = Vec::new();
@@ -99,7 +102,7 @@ fn measure(kafka: &KafkaConfig, records: u32) -> anyhow::Result<Measured> {
     std::thread::sleep(Duration::from_secs(1));
 
     let first = producer(kafka)?;
-    let payload = vec![b'x'; 1024];
+    let payload = vec![b'x'; bytes];
     let send = |n: u32| {
         while let Err((_, _)) =
             first.send(BaseRecord::<(), [u8]>::to(&topic(0)).payload(&payload).partition(n as i32 % PARTITIONS))

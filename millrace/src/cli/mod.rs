@@ -374,6 +374,18 @@ pub enum BenchQuestion {
     Price,
     /// How soon everything flows again after a SIGKILL of each service.
     Recovery,
+    /// What the services take while nothing happens, on real Kafka and embedded.
+    Idle,
+    /// Thousands of slow calls at once in one router.
+    InFlight,
+    /// Short, long and very long prompts, beside the raw relay.
+    Sizes,
+    /// One, two and four routers with few calls each and a slow provider.
+    Routers,
+    /// A batch of 50,000 lines and 200 MB, from its upload to the answers.
+    Batch,
+    /// A backlog of fifty times `--requests`: rate and memory at its beginning, middle and end.
+    Backlog,
 }
 
 /// `millrace chaos`
