@@ -1,5 +1,6 @@
 //! The ledger under crashes, replays, zombies and duplicates.
 
+mod instructions;
 mod logs;
 mod lookups;
 mod model;
