@@ -86,8 +86,13 @@ mod tests {
         config.vectors.url = Some("http://127.0.0.1:6334".to_owned());
         config.knowledge.embedding_model = "embed".to_owned();
         let admission = Admission::from_config(&config).expect("a directory");
-        let principal =
-            Principal { tenant: "acme".to_owned(), user: Some("web".to_owned()), key_id: None, admin: false };
+        let principal = Principal {
+            tenant: "acme".to_owned(),
+            user: Some("web".to_owned()),
+            key_id: None,
+            admin: false,
+            token: None,
+        };
         admission.check_document(&principal, document).map_err(|ended| ended.code)
     }
 

@@ -2,7 +2,7 @@
 //! prompt-builder for records on topics. Pure: no I/O, no clock.
 //!
 //! ```text
-//! API key, or record's topic and signature ── Directory ──> Principal
+//! API key or signed token, or record's topic and signature ── Directory ──> Principal
 //! Principal + Request ── Admission::admit ──> Admitted (what to ask the provider)
 //!                                        └──> Rejected (the outcome it ends with)
 //! ```
@@ -45,5 +45,6 @@ pub use directory::{
 };
 pub use document::is_document_id;
 pub use meta::{Arrival, Rejected};
+pub use millrace_issuers::{Issuers, TokenRefusal};
 pub use nearest::nearest;
 pub use stream::Stream;

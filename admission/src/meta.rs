@@ -150,15 +150,18 @@ fn idempotency_key(key: &str) -> Result<&str, Ended> {
 
 /// The user that a request or document is accounted to.
 pub(crate) fn user(principal: &Principal, directory: &Directory, named: Option<&str>) -> Result<String, Ended> {
-    let Some(named) = named else {
-        return Ok(principal.user.clone().unwrap_or_else(|| DEFAULT_USER.to_owned()));
-    };
+    let own = principal.user.as_deref();
+    let Some(named) = named else { return Ok(own.unwrap_or(DEFAULT_USER).to_owned()) };
+    if let Some(own) = own.filter(|own| principal.token.is_some() && *own != named) {
+        let message = format!("The token is of the user '{own}' and can name no other: leave the user out.");
+        return Err(Ended { http_status: 403, ..Ended::invalid("user_not_allowed", Some("user"), message) });
+    }
     if named.is_empty() || named.chars().count() > MAX_USER || named.chars().any(char::is_control) {
         let message = format!("The user is no name: use 1 to {MAX_USER} printable characters.");
         return Err(Ended::invalid("invalid_user", Some("user"), message));
     }
     let is_known = directory.knows_user(&principal.tenant, named);
-    if is_known || principal.user.as_deref() == Some(named) {
+    if is_known || own == Some(named) {
         return Ok(named.to_owned());
     }
     let message = format!("The tenant has no user '{named}': use one that is configured.");

@@ -22,7 +22,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_schemas::{Ended, Operation, Request};
+use millrace_schemas::{Ended, Operation, Request, SIGNATURE_HEADER};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -37,6 +37,17 @@ const LABEL: &str = "label-";
 /// What a record asks for: a request, and how it ends if something of the record can not be read. What
 /// can not be read is left out of the request.
 pub type Asked = (Request, Option<Ended>);
+
+/// What a record proves its tenant by, where its topic does not: the header `millrace-signature`, or a signed token in
+/// that or as `authorization: Bearer <token>`.
+#[must_use]
+pub fn proof(headers: &[RecordHeader]) -> Option<&str> {
+    let bearer = || {
+        let (scheme, token) = header(headers, "authorization")?.ok()?.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    };
+    header(headers, SIGNATURE_HEADER).and_then(Result::ok).or_else(bearer)
+}
 
 /// Whether a content type is JSON of no special kind.
 #[must_use]

@@ -39,7 +39,8 @@ static CODEC: LazyLock<Codec> = LazyLock::new(|| Codec::detached().expect("no re
 type Verdict = Result<Admitted, Box<Rejected>>;
 
 fn verdict(request: Request, at: Option<&Coordinates>) -> Verdict {
-    let principal = Principal { tenant: "acme".to_owned(), user: None, key_id: Some("k1".to_owned()), admin: false };
+    let principal =
+        Principal { tenant: "acme".to_owned(), user: None, key_id: Some("k1".to_owned()), admin: false, token: None };
     let timestamp = at.map(|_| NOW / 1000);
     ADMISSION.admit(&principal, request, &Arrival { lane: Lane::Batch, at, timestamp, now: NOW, run: 0 })
 }

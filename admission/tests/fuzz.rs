@@ -68,7 +68,7 @@ fn nothing_panics_and_every_verdict_is_whole() {
     config.vectors.url = Some("http://127.0.0.1:1".to_owned());
     config.knowledge.embedding_model = "e".to_owned();
     let admission = Admission::from_config(&config).unwrap();
-    let principal = Principal { tenant: "t".to_owned(), user: None, key_id: None, admin: false };
+    let principal = Principal { tenant: "t".to_owned(), user: None, key_id: None, admin: false, token: None };
     let mut rng = StdRng::seed_from_u64(7);
     let (mut admitted, mut rejected) = (0, 0);
     for _ in 0..30_000 {

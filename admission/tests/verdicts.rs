@@ -37,7 +37,7 @@ fn config() -> Config {
 }
 
 fn acme() -> Principal {
-    Principal { tenant: "acme".to_owned(), user: None, key_id: Some("k1".to_owned()), admin: false }
+    Principal { tenant: "acme".to_owned(), user: None, key_id: Some("k1".to_owned()), admin: false, token: None }
 }
 
 fn place() -> Coordinates {
@@ -379,7 +379,7 @@ fn what_is_admitted_is_complete() {
     assert_eq!((admitted.model.as_str(), admitted.rule_set.as_str(), admitted.choices), ("small", "strict", 1));
     assert_eq!(admitted.body.to_bytes(), GOOD.as_bytes());
 
-    let other = Principal { tenant: "open".to_owned(), user: None, key_id: None, admin: false };
+    let other = Principal { tenant: "open".to_owned(), user: None, key_id: None, admin: false, token: None };
     let admission = Admission::from_config(&config()).unwrap();
     let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now: NOW, run: 0 };
     let request = Request { user: Some("any name".to_owned()), ..with_body(&GOOD.replace("small", "secret")) };

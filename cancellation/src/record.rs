@@ -2,7 +2,7 @@
 //! request; only a key of its tenant signs its cancellation.
 
 use millrace_admission::{Directory, Refusal};
-use millrace_schemas::{Cancellation, Codec, CodecError, RequestId, topics};
+use millrace_schemas::{Cancellation, Codec, CodecError, RequestId};
 
 /// Why a record cancels nothing.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub async fn read(
     value: &[u8],
     at: i64,
 ) -> Result<Cancellation, Ignored> {
-    let principal = directory.verify_record(topics::CANCELLATIONS, signature, value, at)?;
+    let principal = directory.verify_signature(signature, value, at)?;
     let cancellation: Cancellation = codec.decode(value).await?;
     if cancellation.tenant != principal.tenant {
         return Err(Ignored::Foreign(principal.tenant));

@@ -11,6 +11,7 @@
 mod budget;
 mod dump;
 mod error;
+mod issuers;
 mod kafka;
 mod layers;
 mod live;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::budget::{BudgetConfig, BudgetPeriod};
 pub use crate::error::ConfigError;
+pub use crate::issuers::{IssuerConfig, TOKEN_ALGORITHMS, is_safe_for_keys};
 pub use crate::kafka::{KafkaConfig, KafkaSettings, RegistryConfig, has_generations};
 pub use crate::layers::{Origin, Origins, process_env};
 pub use crate::live::{Difference, LIVE, RESTART, Snapshot};
@@ -69,6 +71,8 @@ pub struct Config {
     pub plans: BTreeMap<String, PlanConfig>,
     /// Tenants by id.
     pub tenants: BTreeMap<String, TenantConfig>,
+    /// Issuers of signed tokens, by the names that are shown of them.
+    pub issuers: BTreeMap<String, IssuerConfig>,
     /// Topics, as they are called on the broker, whose every record is a request of one tenant. The
     /// broker's ACLs must let only that tenant write there.
     pub topic_bindings: BTreeMap<String, TopicBinding>,

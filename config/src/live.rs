@@ -26,8 +26,9 @@ pub const LIVE: [&str; 11] = [
 ];
 
 /// Keys, with all that is under them, that only a start takes up.
-pub const RESTART: [&str; 17] = [
+pub const RESTART: [&str; 18] = [
     "ingress",
+    "issuers",
     "kafka",
     "knowledge",
     "ledger",

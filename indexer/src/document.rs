@@ -87,6 +87,7 @@ mod tests {
             user: Some("web".to_owned()),
             key_id: Some("k1".to_owned()),
             admin: false,
+            token: None,
         };
         let at = Coordinates { topic: "documents".to_owned(), generation: 0, partition: 3, offset: 9 };
         accept(document, &principal, &Admission::from_config(&config).unwrap(), &at)

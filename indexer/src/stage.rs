@@ -7,7 +7,7 @@ use millrace_config::Config;
 use millrace_pricing::{PriceTable, PricingError};
 use millrace_prompt_builder::vectors;
 use millrace_provider::{CallMetrics, Ledgered, Providers};
-use millrace_schemas::{Codec, Document, SIGNATURE_HEADER, VALUE_SCHEMA_ID_HEADER, now_micros, now_millis};
+use millrace_schemas::{Codec, Document, VALUE_SCHEMA_ID_HEADER, now_micros, now_millis};
 use millrace_stage::{Plan, Poison, Producer, Received, Stage, StageError};
 use qdrant_client::QdrantError;
 
@@ -99,9 +99,8 @@ impl Stage for Indexer {
 
 impl Indexer {
     fn prove(&self, record: &Received) -> Result<Principal, StageError> {
-        let signature = record.header(SIGNATURE_HEADER);
-        let proven =
-            self.admission.directory().verify_record(&record.at.topic, signature, &record.value, record.timestamp);
+        let proof = record::proof(&record.headers);
+        let proven = self.admission.directory().verify_record(&record.at.topic, proof, &record.value, record.timestamp);
         proven.map_err(|refusal| match refusal.may_pass(record.timestamp, now_millis()) {
             true => StageError::retry(refusal.to_string()),
             false => poisoned(poison(SYSTEM_TENANT, refusal.code(), refusal.to_string())),

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use millrace_config::{KeyConfig, TenantConfig, hash_key};
 use millrace_provider::{FINISHED, Who};
-use millrace_schemas::{CallLine, Coordinates, Source, call_id};
+use millrace_schemas::{CallLine, Coordinates, SIGNATURE_HEADER, Source, call_id};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 

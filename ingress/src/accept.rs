@@ -88,6 +88,8 @@ impl Ingress {
             request_id: Some(meta.request_id.clone()),
             received_at: Some(meta.received_at),
             deadline: Some(meta.deadline),
+            // The record is signed by a key, which knows nothing of a token's user.
+            user: request.user.or_else(|| principal.user.clone()),
             ..request
         };
         let has_key = request.idempotency_key.is_some();

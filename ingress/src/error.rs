@@ -49,6 +49,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", format!("Refused: {refusal}."))
     }
 
+    /// 401: a signed token that proves nothing.
+    pub(crate) fn token_refused(refusal: &KeyRefusal) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_token", format!("Refused: {refusal}."))
+    }
+
     /// 403.
     pub(crate) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "permission_error", "forbidden", message)

@@ -41,9 +41,10 @@ impl Retries {
             return None;
         }
         let count: u32 = headers.get(RETRY_COUNT)?.to_str().ok()?.parse().ok()?;
-        let Principal { tenant, key_id, .. } = principal;
-        let key = key_id.as_deref().unwrap_or_default();
-        let name = format!("retry {tenant} {key} {operation} {body_hash}");
+        let Principal { tenant, key_id, token, .. } = principal;
+        // A key has one client, and the tokens that stand for it have many.
+        let who = token.as_ref().or(key_id.as_ref()).map(String::as_str).unwrap_or_default();
+        let name = format!("retry {tenant} {who} {operation} {body_hash}");
         Some(Self { tenant: tenant.clone(), name, body_hash: body_hash.to_owned(), is_again: count > 0 })
     }
 
@@ -97,7 +98,7 @@ mod tests {
     }
 
     fn principal(key: &str) -> Principal {
-        Principal { tenant: "acme".to_owned(), user: None, key_id: Some(key.to_owned()), admin: false }
+        Principal { tenant: "acme".to_owned(), user: None, key_id: Some(key.to_owned()), admin: false, token: None }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use millrace_admission::{KeyRefusal, Principal, Stream};
+use millrace_admission::{KeyRefusal, Principal, Stream, TokenRefusal};
 use millrace_budgets::Standing;
 use millrace_cost_ledger::usage::UsageReport;
 use millrace_schemas::{Document, Operation, Request, RequestId, body_hash, now_micros, now_millis, topics};
@@ -384,6 +384,10 @@ pub(crate) fn authenticate(ingress: &Ingress, headers: &HeaderMap) -> Result<Pri
     ingress.admission.directory().verify_key(key, now_millis()).map_err(|refusal| match refusal {
         KeyRefusal::Unknown => ApiError::unauthorized(),
         KeyRefusal::Expired(_) | KeyRefusal::Revoked(_) | KeyRefusal::Closed(_) => ApiError::key_ended(&refusal),
+        KeyRefusal::Token(TokenRefusal::KeysNotKnown(_)) => {
+            ApiError::busy(format!("Nothing was accepted: {refusal}."), 1)
+        }
+        KeyRefusal::Token(_) => ApiError::token_refused(&refusal),
     })
 }
 

@@ -64,7 +64,7 @@ proptest! {
         prop_assert!(TraceContext::parse(&trace(&headers)).is_some());
         let read = [text(&headers, "idempotency-key").err(), text(&headers, "x-millrace-user").err(), cancels_on_disconnect(&headers).err()];
         prop_assert!(read.into_iter().flatten().all(is_refusal));
-        let principal = Principal { tenant: "acme".to_owned(), user: None, key_id: Some("k".to_owned()), admin: false };
+        let principal = Principal { tenant: "acme".to_owned(), user: None, key_id: Some("k".to_owned()), admin: false, token: None };
         let retries = Retries::of(&headers, &principal, Operation::Chat, "hash");
         prop_assert!(retries.is_none() || !headers.contains_key("idempotency-key"), "a key says more");
     }

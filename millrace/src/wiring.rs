@@ -34,6 +34,7 @@ pub struct Metrics {
     pub ingress: millrace_ingress::IngressMetrics,
     pub budgets: BudgetMetrics,
     pub webhooks: millrace_webhooks::WebhookMetrics,
+    pub issuers: millrace_issuers::IssuerMetrics,
     pub config: ConfigMetrics,
 }
 
@@ -49,6 +50,7 @@ impl Metrics {
             ingress: millrace_ingress::IngressMetrics::register(&registry)?,
             budgets: BudgetMetrics::register(&registry)?,
             webhooks: millrace_webhooks::WebhookMetrics::register(&registry)?,
+            issuers: millrace_issuers::IssuerMetrics::register(&registry)?,
             config: ConfigMetrics::register(&registry)?,
             stage,
             registry,
@@ -121,6 +123,9 @@ impl Wiring {
             Some(service) => Some(follow_tenants(&config, *service, &codec, &readiness, &shutdown)?),
             None => None,
         };
+        if let Some(tenants) = tenants.as_ref().filter(|_| services.iter().any(|s| reads_tokens(*s))) {
+            millrace_issuers::keep(tenants.directory().issuers(), &metrics.issuers, &shutdown);
+        }
         if let Some(tenants) = &tenants
             && shutdown.run_until_cancelled(tenants.until_caught_up()).await.is_none()
         {
@@ -251,6 +256,19 @@ fn knows_tenants(service: Service) -> bool {
         | Service::ResultSink
         | Service::CostLedger => true,
         Service::Moderator | Service::Webhooks | Service::SimulatedProvider => false,
+    }
+}
+
+/// Whoever lets in requests or documents.
+fn reads_tokens(service: Service) -> bool {
+    match service {
+        Service::Ingress | Service::PromptBuilder | Service::Indexer => true,
+        Service::InferenceRouter
+        | Service::Moderator
+        | Service::ResultSink
+        | Service::Webhooks
+        | Service::CostLedger
+        | Service::SimulatedProvider => false,
     }
 }
 

@@ -12,8 +12,8 @@ use millrace_pricing::{PriceTable, PricingError};
 use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
 use millrace_rules::{Compiled, PromptVerdict, RulesError};
 use millrace_schemas::{
-    Codec, CodecError, Ended, Lane, Meta, Prompt, Redrive, Request, SIGNATURE_HEADER, VALUE_SCHEMA_ID_HEADER,
-    now_micros, now_millis, topics,
+    Codec, CodecError, Ended, Lane, Meta, Prompt, Redrive, Request, VALUE_SCHEMA_ID_HEADER, now_micros, now_millis,
+    topics,
 };
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 use millrace_storage::{Claim, Claimed, IdempotencyKeys, Results, Storage, StorageError, Waiter};
@@ -212,14 +212,14 @@ impl PromptBuilder {
 
     /// Proves the tenant, reads the request, and admits it or not.
     async fn judge(&self, record: &Received, arrival: &Arrival<'_>) -> Result<Judged, StageError> {
-        let signature = record.header(SIGNATURE_HEADER);
+        let proof = record::proof(&record.headers);
         // An operator's word is as good as a key that is good no more.
         let at = if arrival.run == 0 { record.timestamp } else { 0 };
         let rejected = |principal: &Principal, request: &Request, ended: Ended| {
             Err(Box::new(self.admission.reject(principal, request, arrival, ended)))
         };
         let nobody = Request::new(Vec::new());
-        let principal = match self.admission.directory().verify_record(&record.at.topic, signature, &record.value, at) {
+        let principal = match self.admission.directory().verify_record(&record.at.topic, proof, &record.value, at) {
             Ok(principal) => principal,
             Err(refusal) if refusal.may_pass(at, now_millis()) => return Err(StageError::retry(refusal.to_string())),
             Err(refusal) => {

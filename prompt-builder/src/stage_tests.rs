@@ -8,7 +8,7 @@ use millrace_config::{KeyConfig, ModelConfig, TenantConfig, TopicBinding, hash_k
 use millrace_provider::{FINISHED, UNCONFIRMED, Who};
 use millrace_schemas::{
     Call, CallKind, CallLine, Coordinates, EndedStatus, Moderation, Outcome, OutcomeStatus, RegistryAccess, RequestId,
-    Source, call_id, now_millis,
+    SIGNATURE_HEADER, Source, call_id, now_millis,
 };
 use millrace_storage::LogPlace;
 use tokio_util::sync::CancellationToken;

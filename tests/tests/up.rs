@@ -4,7 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use millrace_schemas::RequestId;
+use millrace_test_issuer::{Server, Signer, jwks};
 use millrace_tests::{Process, client, millrace, run};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -142,6 +146,89 @@ async fn another_configuration_is_taken_up_while_it_runs() -> anyhow::Result<()>
     let answered: usize = asking.await??;
     ensure!(answered > 0);
     process.terminate().await
+}
+
+/// A token is as good as the key of its tenant that it stands for, over HTTP and on a topic, until its issuer has
+/// other keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_an_issuer_opens_both_doors() -> anyhow::Result<()> {
+    let (old, new) = (Signer::rsa("old"), Signer::ec("new"));
+    let issuer = Server::start(jwks(&[&old])).await;
+    issuer.has(None);
+    let folder = tempfile::tempdir()?;
+    let (data, file, log) =
+        (folder.path().join("data"), folder.path().join("millrace.toml"), folder.path().join("log"));
+    let config = format!(
+        "[tenants.acme]\nreply_topics = [\"acme.outcomes\"]\njson_reply_topics = [\"acme.outcomes\"]\n\
+         keys = [{{ id = \"corp\", key = \"that nobody has\" }}]\n\
+         [issuers.corp]\nissuer = \"{}\"\ndiscovery = true\naudience = [\"millrace\"]\ntenant = \"acme\"\n",
+        issuer.issuer
+    );
+    std::fs::write(&file, config)?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
+    let (data, file) = (text(&data)?, text(&file)?);
+    let args = ["up", "--config", &file, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
+    let mut process = Process::start("issuer", &args, log.clone())?;
+    let said: Value = serde_json::from_str(&process.line("{").await?)?;
+    let (http, kafka) = (said["http"].as_str().context("http")?, said["kafka"].as_str().context("kafka")?);
+
+    let expires = millrace_schemas::now_millis() / 1_000 + 600;
+    let claims = json!({ "iss": issuer.issuer, "aud": "millrace", "sub": "ada", "exp": expires });
+    let (token, forged) = (old.token(&claims), Signer::rsa("old").token(&claims));
+    let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Say hello" }] });
+    // While the issuer is away, nobody can say whether they are good: a client is told so, and records wait.
+    let away = post(http, &token, None).await?;
+    ensure!(away.status() == 503 && away.headers().contains_key("retry-after"), "{}", away.text().await?);
+    for bearer in [&forged, &token] {
+        write(kafka, bearer, &body.to_string()).await?;
+    }
+    issuer.has(Some(jwks(&[&old])));
+    until_let_in(http, &token, true).await?;
+    let (id, answer) = ask(http, &token).await?;
+    ensure!(stored(http, &token, &id).await? == answer);
+    let refused = post(http, &forged, None).await?;
+    ensure!(refused.status() == 401, "{}", refused.status());
+    let refused: Value = refused.json().await?;
+    ensure!(refused["error"]["code"] == "invalid_token", "{refused}");
+    let as_ben = client()?.post(format!("{http}/v1/chat/completions")).bearer_auth(&token);
+    let as_ben = as_ben.header("x-millrace-user", "ben").json(&body).send().await?;
+    ensure!(as_ben.status() == 403, "{}", as_ben.text().await?);
+
+    let client = format!("{data}/client.toml");
+    let tap = async |topic: &str| {
+        let args = ["tap", topic, "--from-beginning", "--limit", "1", "--config", &client];
+        anyhow::Ok(serde_json::from_str::<Value>(run(millrace()?, &args).await?.trim())?)
+    };
+    let outcome = tap("acme.outcomes").await?;
+    let meta = &outcome["value"]["meta"];
+    ensure!(outcome["value"]["status"] == "succeeded", "{outcome}");
+    ensure!(meta["tenant"] == "acme" && meta["user"] == "ada" && meta["key_id"] == "corp", "{outcome}");
+    let letter = tap("dead-letters").await?;
+    ensure!(letter["value"]["code"] == "invalid_token" && letter["value"]["tenant"] == "system", "{letter}");
+
+    issuer.has(Some(jwks(&[&new])));
+    until_let_in(http, &new.token(&claims), true).await?;
+    until_let_in(http, &token, false).await?;
+    process.terminate().await?;
+    let logged = std::fs::read_to_string(&log)?;
+    for bearer in [&token, &forged] {
+        let (_, signature) = bearer.rsplit_once('.').context("a signature")?;
+        ensure!(!logged.contains(signature), "a token is in the log");
+    }
+    Ok(())
+}
+
+/// Writes a request to the topic that all tenants share.
+async fn write(kafka: &str, bearer: &str, body: &str) -> anyhow::Result<()> {
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", kafka).create()?;
+    let bearer = format!("Bearer {bearer}");
+    let headers = [("content-type", "application/json"), ("authorization", &bearer), ("reply-topic", "acme.outcomes")];
+    let headers = headers
+        .iter()
+        .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(*value) }));
+    let record = FutureRecord::<(), [u8]>::to("requests.batch").headers(headers).payload(body.as_bytes());
+    producer.send(record, std::time::Duration::from_secs(10)).await.map_err(|(error, _)| error)?;
+    Ok(())
 }
 
 async fn until_let_in(http: &str, key: &str, expected: bool) -> anyhow::Result<()> {

@@ -31,6 +31,7 @@ impl Key {
             user: self.entry.user.clone(),
             key_id: Some(self.id.clone()),
             admin: self.entry.admin,
+            token: None,
         }
     }
 
@@ -62,6 +63,11 @@ pub(super) struct Tenant {
 }
 
 impl Tenant {
+    /// Whether work may go on this user's account. A tenant without users may name any.
+    pub fn knows_user(&self, user: &str) -> bool {
+        self.users.is_empty() || self.users.contains_key(user)
+    }
+
     pub fn own_budget(&self) -> Option<(Account, BudgetConfig)> {
         Some((Account::Tenant, self.entry.as_ref()?.budget.clone()?))
     }

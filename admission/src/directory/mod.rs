@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use millrace_config::{BudgetConfig, Config, UsageLimits};
+use millrace_issuers::{Issuers, Proven, TokenRefusal, is_token};
 use millrace_schemas::{Account, Lane, Signature, key_digest};
 
 pub use entry::{Entry, EntryName, KeyEntry, PlanEntry, PreviousKey, TenantEntry, UserEntry, configured};
@@ -40,13 +41,22 @@ pub struct Principal {
     pub key_id: Option<String>,
     /// Whether it may use the tenant's administrative calls.
     pub admin: bool,
+    /// Who signed the token that proved it, and for whom: `<issuer>/<subject>`. The user is the token's then, and so may
+    /// name no other. `None` for a key or a topic.
+    pub token: Option<String>,
 }
 
 impl Principal {
     /// The owner of what nobody can be found for.
     #[must_use]
     pub fn system() -> Self {
-        Self { tenant: SYSTEM_TENANT.to_owned(), user: Some(SYSTEM_TENANT.to_owned()), key_id: None, admin: false }
+        Self {
+            tenant: SYSTEM_TENANT.to_owned(),
+            user: Some(SYSTEM_TENANT.to_owned()),
+            key_id: None,
+            admin: false,
+            token: None,
+        }
     }
 }
 
@@ -85,6 +95,7 @@ impl Standing {
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
     known: Arc<RwLock<Known>>,
+    issuers: Issuers,
     bindings: BTreeMap<String, (String, Lane)>,
     /// Of these, the topics that this generation's builders read.
     read_here: BTreeSet<String>,
@@ -97,7 +108,9 @@ impl Directory {
     /// [`DirectoryError`], for configurations that [`Config::validate`] would refuse too, and for a
     /// tenant of the name [`SYSTEM_TENANT`].
     pub fn from_config(config: &Config) -> Result<Self, DirectoryError> {
-        let mut directory = Self { known: Arc::new(RwLock::new(Known::from_config(config)?)), ..Self::default() };
+        let known = Arc::new(RwLock::new(Known::from_config(config)?));
+        let issuers = Issuers::from_config(&config.issuers);
+        let mut directory = Self { known, issuers, ..Self::default() };
         for (topic, binding) in &config.topic_bindings {
             let lane = binding.lane.parse().map_err(|error| DirectoryError::Lane { topic: topic.clone(), error })?;
             directory.bindings.insert(topic.clone(), (binding.tenant.clone(), lane));
@@ -159,11 +172,20 @@ impl Directory {
         self.known().configured.contains(name)
     }
 
-    /// Whose API key this is, at an instant in milliseconds since the epoch.
+    /// The issuers of signed tokens. Somebody has to read their keys: none is known at first.
+    #[must_use]
+    pub fn issuers(&self) -> &Issuers {
+        &self.issuers
+    }
+
+    /// Whose API key or signed token this is, at an instant in milliseconds since the epoch.
     ///
     /// # Errors
     /// [`KeyRefusal`].
     pub fn verify_key(&self, api_key: &str, at: i64) -> Result<Principal, KeyRefusal> {
+        if is_token(api_key) {
+            return self.verify_token(api_key, at);
+        }
         let known = self.known();
         // A lookup by digest: its timing tells nothing about the key.
         let digest = key_digest(api_key);
@@ -172,24 +194,46 @@ impl Directory {
         Ok(key.principal())
     }
 
-    /// Whose record this is, proven by the topic it lies on (its name on the broker) or by its
-    /// signature. A binding decides alone: a signature is not looked at there. A key that was good when
-    /// the record was appended, milliseconds since the epoch, is good for it.
+    /// A token stands for a key of its tenant: what that may not, it may not either.
+    fn verify_token(&self, token: &str, at: i64) -> Result<Principal, KeyRefusal> {
+        let Proven { issuer, subject, tenant, user, key } = self.issuers.verify(token, at)?;
+        let known = self.known();
+        known.is_open(&tenant, at)?;
+        let of_tenant = known.tenants.get(&tenant);
+        if of_tenant.is_some_and(|known| !known.knows_user(&user)) {
+            return Err(TokenRefusal::NoUser { issuer, tenant, user }.into());
+        }
+        let Some(key) = of_tenant.and_then(|tenant| tenant.keys.get(&key)) else {
+            return Err(TokenRefusal::NoKey { issuer, tenant, key }.into());
+        };
+        known.opens(key, &key.digest, at)?;
+        Ok(Principal { user: Some(user), token: Some(format!("{issuer}/{subject}")), ..key.principal() })
+    }
+
+    /// Whose record this is, proven by the topic it lies on (its name on the broker), or by a signature or a signed
+    /// token in its headers ([`record::proof`](crate::record::proof)). A binding decides alone: nothing else is looked
+    /// at there. A key or token that was good when the record was appended, milliseconds since the epoch, is good for
+    /// it; 0 for a record that an operator sends again.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn verify_record(
-        &self,
-        topic: &str,
-        signature: Option<&str>,
-        value: &[u8],
-        at: i64,
-    ) -> Result<Principal, Refusal> {
-        let known = self.known();
+    pub fn verify_record(&self, topic: &str, proof: Option<&str>, value: &[u8], at: i64) -> Result<Principal, Refusal> {
         if let Some((tenant, _)) = self.bindings.get(topic) {
-            known.is_open(tenant, at)?;
-            return Ok(Principal { tenant: tenant.clone(), user: None, key_id: None, admin: false });
+            self.known().is_open(tenant, at)?;
+            return Ok(Principal { tenant: tenant.clone(), user: None, key_id: None, admin: false, token: None });
         }
+        match proof {
+            Some(token) if is_token(token) => Ok(self.verify_token(token, at)?),
+            signature => self.verify_signature(signature, value, at),
+        }
+    }
+
+    /// The same by a signature alone.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn verify_signature(&self, signature: Option<&str>, value: &[u8], at: i64) -> Result<Principal, Refusal> {
+        let known = self.known();
         let signature = Signature::parse(signature.ok_or(Refusal::Unsigned)?)?;
         let signed = known.signed(&signature, value, at);
         signed.or_else(|refusal| known.signed_with_gone(&signature, value, at).ok_or(refusal))
@@ -304,7 +348,7 @@ impl Directory {
 
     /// Whether work may go on this user's account. A tenant without users may name any.
     pub(crate) fn knows_user(&self, tenant: &str, user: &str) -> bool {
-        self.known().tenants.get(tenant).is_none_or(|known| known.users.is_empty() || known.users.contains_key(user))
+        self.known().tenants.get(tenant).is_none_or(|known| known.knows_user(user))
     }
 
     /// The rule set that a tenant names.

@@ -1,5 +1,6 @@
 //! Why a key or a record is not let in, and a directory can not be built.
 
+use millrace_issuers::TokenRefusal;
 use millrace_schemas::{Ended, SignatureError};
 
 use super::SYSTEM_TENANT;
@@ -7,7 +8,7 @@ use super::SYSTEM_TENANT;
 /// A key that was made is known everywhere after this time, milliseconds.
 const SPREADS_WITHIN: i64 = 3_000;
 
-/// Why a key opens nothing.
+/// Why a key or a signed token opens nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRefusal {
     /// Nobody has it.
@@ -22,6 +23,9 @@ pub enum KeyRefusal {
     /// Its tenant was closed.
     #[error("the tenant `{0}` is closed")]
     Closed(String),
+    /// It is a token that proves nothing.
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
 }
 
 /// Why a record proves no tenant.
@@ -29,7 +33,8 @@ pub enum KeyRefusal {
 pub enum Refusal {
     /// Neither its topic nor a signature says whose it is.
     #[error(
-        "the record names no tenant: write it to a topic that is bound to yours, or sign it with the header `millrace-signature`"
+        "the record names no tenant: write it to a topic that is bound to yours, or sign it with the header \
+         `millrace-signature`, or give it a signed token in `authorization`"
     )]
     Unsigned,
     /// Signed by a key that is not in the directory.
@@ -39,7 +44,7 @@ pub enum Refusal {
     #[error("the record is signed by a key `{0}` that several tenants have: write `<tenant>/<key id>`")]
     AmbiguousKey(String),
     /// The key opened nothing any more when the record was written.
-    #[error("{0}; the record was written later")]
+    #[error("{0}; so it was when the record was written")]
     Key(#[from] KeyRefusal),
     /// The signature is malformed or does not fit the value.
     #[error(transparent)]
@@ -52,6 +57,7 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unsigned => "unknown_tenant",
+            Self::Key(KeyRefusal::Token(_)) => "invalid_token",
             Self::UnknownKey(_) | Self::AmbiguousKey(_) | Self::Key(_) | Self::Signature(_) => "invalid_signature",
         }
     }
@@ -63,6 +69,8 @@ impl Refusal {
         let is_young = now.saturating_sub(appended) < SPREADS_WITHIN;
         match self {
             Self::UnknownKey(_) | Self::Key(KeyRefusal::Unknown | KeyRefusal::Closed(_)) => is_young,
+            Self::Key(KeyRefusal::Token(TokenRefusal::NoKey { .. } | TokenRefusal::NoUser { .. })) => is_young,
+            Self::Key(KeyRefusal::Token(refusal)) => refusal.may_pass(appended, now),
             Self::Unsigned
             | Self::AmbiguousKey(_)
             | Self::Key(KeyRefusal::Expired(_) | KeyRefusal::Revoked(_))

@@ -22,7 +22,7 @@ fn config() -> Config {
 
 fn principal(tenant: &str, key: &str) -> Principal {
     let user = (tenant == "acme" && key == "k1").then(|| "web".to_owned());
-    Principal { tenant: tenant.to_owned(), user, key_id: Some(key.to_owned()), admin: key == "k2" }
+    Principal { tenant: tenant.to_owned(), user, key_id: Some(key.to_owned()), admin: key == "k2", token: None }
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_record_proves_its_tenant_by_topic_or_signature() {
 }
 
 fn bound_principal() -> Principal {
-    Principal { tenant: "acme".to_owned(), user: None, key_id: None, admin: false }
+    Principal { tenant: "acme".to_owned(), user: None, key_id: None, admin: false, token: None }
 }
 
 #[test]

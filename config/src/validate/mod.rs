@@ -41,6 +41,7 @@ pub(crate) fn check(config: &Config) -> Checked {
     tenants::plans(config)?;
     tenants::tenants(config)?;
     tenants::bindings(config)?;
+    crate::issuers::check(config)?;
     ingress(config)?;
     stage(config)?;
     limits(config)?;
@@ -428,7 +429,7 @@ fn host_port(key: &str, address: &str) -> Checked {
     if is_good { Ok(()) } else { invalid(key, format!("`{address}` is not host:port, such as 127.0.0.1:9092")) }
 }
 
-fn url(key: &str, address: &str) -> Checked {
+pub(crate) fn url(key: &str, address: &str) -> Checked {
     let Some(rest) = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://")) else {
         return invalid(key, format!("`{address}` is no URL; begin it with http:// or https://"));
     };

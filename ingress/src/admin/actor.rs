@@ -13,7 +13,7 @@ use crate::run::Ingress;
 pub(super) enum Actor {
     /// The installation's administrator.
     Administrator,
-    /// An `admin` key of a tenant.
+    /// An `admin` key of a tenant, or a token that stands for one.
     OfTenant(Principal),
 }
 
@@ -21,6 +21,7 @@ impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Administrator => f.write_str("admin"),
+            Self::OfTenant(Principal { token: Some(token), .. }) => write!(f, "token/{token}"),
             Self::OfTenant(principal) => {
                 let name = EntryName::Key(principal.tenant.clone(), principal.key_id.clone().unwrap_or_default());
                 name.fmt(f)

@@ -168,7 +168,7 @@ pub(crate) struct Asker {
 impl Asker {
     pub(crate) fn principal(&self) -> Principal {
         let Self { tenant, user, key_id } = self.clone();
-        Principal { tenant, user, key_id, admin: false }
+        Principal { tenant, user, key_id, admin: false, token: None }
     }
 }
 

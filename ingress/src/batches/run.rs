@@ -391,6 +391,7 @@ impl Run {
             operation: self.operation.to_string(),
             received_at: Some(now_micros()),
             deadline: Some(deadline),
+            user: self.principal.user.clone(),
             ..Request::new(item.line.body.clone().into_bytes())
         };
         let value = self.ingress.encode(&request)?;

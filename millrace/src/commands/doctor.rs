@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use comfy_table::Table;
 use millrace_config::{Config, StorageConfig};
+use millrace_issuers::read_keys;
 use millrace_provider::configured_keys;
 use millrace_storage::Storage;
 use serde::Serialize;
@@ -49,6 +50,7 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     findings.extend([registry(&config).await, storage(&config).await]);
     findings.extend(vectors(&config).await);
     findings.extend(providers(&config).await);
+    findings.extend(issuers(&config).await);
     drop(waiting);
     let bad = findings.iter().filter(|f| !f.ok).count();
     if json {
@@ -200,9 +202,26 @@ async fn providers(config: &Config) -> Vec<Finding> {
     findings
 }
 
+/// Whether the keys of the issuers of tokens can be read from here.
+async fn issuers(config: &Config) -> Vec<Finding> {
+    let check = "issuer";
+    let mut findings = Vec::new();
+    for (name, issuer) in &config.issuers {
+        findings.push(match read_keys(issuer).await {
+            Ok(keys) if keys.skipped() == 0 => Finding::good(check, format!("{name}: {} keys", keys.len())),
+            Ok(keys) => Finding::good(
+                check,
+                format!("{name}: {} keys, and {} of other kinds or for other uses", keys.len(), keys.skipped()),
+            ),
+            Err(problem) => Finding::bad(check, format!("{name}: {problem}")),
+        });
+    }
+    findings
+}
+
 #[cfg(test)]
 mod tests {
-    use millrace_config::TenantConfig;
+    use millrace_config::{IssuerConfig, TenantConfig};
 
     use super::*;
 
@@ -220,5 +239,14 @@ mod tests {
         config.moderation.rules_file = Some("/nowhere/rules.toml".into());
         let finding = rules(&config);
         assert!(!finding.ok && finding.detail.contains("/nowhere/rules.toml"), "{}", finding.detail);
+    }
+    #[tokio::test]
+    async fn an_issuer_whose_keys_can_not_be_read_is_named() {
+        let mut config = Config::default();
+        let corp = IssuerConfig { jwks_file: Some("/nowhere/keys.json".into()), ..IssuerConfig::default() };
+        config.issuers.insert("corp".to_owned(), corp);
+        let findings = issuers(&config).await;
+        assert!(findings.len() == 1 && !findings[0].ok, "{}", findings[0].detail);
+        assert!(findings[0].detail.starts_with("corp: /nowhere/keys.json"), "{}", findings[0].detail);
     }
 }

@@ -11,6 +11,7 @@ mod dlq;
 mod embeddings;
 mod http;
 mod idempotency;
+mod issuers;
 mod keys;
 mod knowledge;
 mod rates;
@@ -46,7 +47,10 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     let origins = format!("[\"{ORIGIN}\"]");
     // More than is spent here: whoever reads and writes `budgets` must be allowed to.
     let budget = ("MILLRACE_TENANTS__ACME__BUDGET", "{ amount = \"1000000\" }");
+    let corp = issuers::Corp::start().await;
+    let issuer = corp.setting();
     let env = [
+        ("MILLRACE_ISSUERS__CORP", issuer.as_str()),
         ("MILLRACE_INGRESS__CORS_ORIGINS", origins.as_str()),
         ("MILLRACE_INGRESS__BATCH_IN_FLIGHT", batches::IN_FLIGHT),
         // So that a call whose router was killed is booked before the end.
@@ -74,6 +78,7 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
     retries::join_what_is_running(&pipeline).await?;
     tenants::are_made_and_end_while_it_runs(&mut pipeline).await?;
+    issuers::prove_users_at_both_doors(&stack, &pipeline, &corp).await?;
     rates::hold_over_all_doors(&pipeline).await?;
     keys::of_a_pool_change_under_load(&mut pipeline).await?;
     reload::is_taken_up_under_load(&mut pipeline).await?;

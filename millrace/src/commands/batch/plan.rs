@@ -97,7 +97,7 @@ pub async fn run(
 fn read(file: &Path, tenant: &str, config: &Config, prices: &PriceTable) -> anyhow::Result<Plan> {
     let admission = Admission::from_config(config)?;
     ensure!(admission.directory().has_tenant(tenant), "there is no tenant `{tenant}`; name one with --tenant");
-    let principal = Principal { tenant: tenant.to_owned(), user: None, key_id: None, admin: false };
+    let principal = Principal { tenant: tenant.to_owned(), user: None, key_id: None, admin: false, token: None };
     let endpoint = endpoint_of(file)?;
     let operation = batch_operation(&endpoint).unwrap_or(Operation::Chat);
     let bar = count("lines read");
