@@ -117,6 +117,12 @@ impl Admission {
         self.top_k.is_some()
     }
 
+    /// The models that may be asked.
+    #[must_use]
+    pub fn models(&self) -> &BTreeMap<String, ModelConfig> {
+        &self.models
+    }
+
     /// Who there is.
     #[must_use]
     pub fn directory(&self) -> &Directory {

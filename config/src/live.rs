@@ -10,9 +10,14 @@ use crate::Config;
 use crate::read::written;
 use crate::secret::{HIDDEN, as_digests};
 
-/// Keys, with all that is under them, that a running process takes up; `*` is any one key.
-pub const LIVE: [&str; 11] = [
+/// Keys, with all that is under them, that a running process takes up; `*` is any one key. The model that
+/// `knowledge.embedding_model` names is the exception: what is stored was made by it.
+pub const LIVE: [&str; 15] = [
+    "models",
+    "moderation",
     "plans",
+    "pricing",
+    "providers",
     "tenants.*.budget",
     "tenants.*.json_reply_topics",
     "tenants.*.keys",
@@ -26,17 +31,13 @@ pub const LIVE: [&str; 11] = [
 ];
 
 /// Keys, with all that is under them, that only a start takes up.
-pub const RESTART: [&str; 18] = [
+pub const RESTART: [&str; 14] = [
     "ingress",
     "issuers",
     "kafka",
     "knowledge",
     "ledger",
     "limits",
-    "models",
-    "moderation",
-    "pricing",
-    "providers",
     "registry",
     "stage",
     "storage",
@@ -61,6 +62,8 @@ type Leaves = BTreeMap<Vec<String>, String>;
 pub struct Snapshot {
     leaves: Leaves,
     version: String,
+    /// The model that documents and questions are embedded with.
+    embedding_model: String,
 }
 
 /// What is not the same in two configurations, key by key as a person would write them.
@@ -98,7 +101,8 @@ impl Snapshot {
                 leaves.insert(path, contents);
             }
         }
-        Self { leaves, version: version(&shown) }
+        let embedding_model = config.knowledge.embedding_model.clone();
+        Self { leaves, version: version(&shown), embedding_model }
     }
 
     /// The same for all processes that have the same file, whatever of its secrets each may know.
@@ -112,18 +116,19 @@ impl Snapshot {
         let gone = self.leaves.keys().filter(|path| !newer.leaves.contains_key(*path));
         let other = newer.leaves.iter().filter(|(path, value)| self.leaves.get(*path) != Some(value));
         for path in gone.chain(other.map(|(path, _)| path)) {
-            let keys = if is_live(path) { &mut difference.live } else { &mut difference.restart };
+            let keys = if self.is_live(path) { &mut difference.live } else { &mut difference.restart };
             keys.push(written(path));
         }
         difference.live.sort();
         difference.restart.sort();
         difference
     }
-}
 
-/// A key that is in no list needs a restart.
-fn is_live(path: &[String]) -> bool {
-    LIVE.iter().any(|live| is_under(path, live))
+    /// A key that is in no list needs a restart.
+    fn is_live(&self, path: &[String]) -> bool {
+        let embeds = matches!(path, [section, model, ..] if section == "models" && *model == self.embedding_model);
+        !embeds && LIVE.iter().any(|live| is_under(path, live))
+    }
 }
 
 fn is_under(path: &[String], pattern: &str) -> bool {
@@ -188,7 +193,9 @@ fn version(leaves: &Leaves) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{KeyConfig, PlanConfig, ProviderConfig, Secret, TenantConfig, UserConfig, WebhookConfig, hash_key};
+    use crate::{
+        KeyConfig, ModelConfig, PlanConfig, ProviderConfig, Secret, TenantConfig, UserConfig, WebhookConfig, hash_key,
+    };
 
     fn key(id: &str, secret: &str) -> KeyConfig {
         KeyConfig { id: id.to_owned(), sha256: Some(hash_key(secret)), ..KeyConfig::default() }
@@ -199,6 +206,9 @@ mod tests {
         let mut provider = ProviderConfig::new("http://127.0.0.1:1/v1");
         provider.api_keys.insert("main".to_owned(), Secret::from("sk-1"));
         config.providers.insert("p".to_owned(), provider);
+        config.models.insert("m".to_owned(), ModelConfig::chat("p", 8_000));
+        config.models.insert("embed".to_owned(), ModelConfig::embedding("p", 8_000, 8));
+        config.knowledge.embedding_model = "embed".to_owned();
         config.kafka.client.insert("sasl.password".to_owned(), "pw-1".to_owned());
         config.ingress.admin_key = Some(Secret::from("admin-1"));
         let hook = WebhookConfig { id: "w".to_owned(), secrets: vec![Secret::from("s-1")], ..WebhookConfig::default() };
@@ -244,8 +254,23 @@ mod tests {
         );
         check(
             &|c| drop(c.moderation.rule_sets.insert("kind".to_owned(), toml::Value::Table(toml::Table::new()))),
-            &[],
             &["moderation.rule_sets", "moderation.rule_sets.kind"],
+            &[],
+        );
+        check(
+            &|c| c.providers.get_mut("p").unwrap().base_url = "http://127.0.0.1:2/v1".to_owned(),
+            &["providers.p.base_url"],
+            &[],
+        );
+        check(
+            &|c| c.models.get_mut("m").unwrap().fallbacks = vec!["embed".to_owned()],
+            &["models.m.fallbacks[0]"],
+            &[],
+        );
+        check(
+            &|c| c.models.get_mut("embed").unwrap().upstream = Some("other".to_owned()),
+            &[],
+            &["models.embed.upstream"],
         );
         check(
             &|c| c.tenants.get_mut("acme").unwrap().webhooks.clear(),
@@ -273,14 +298,10 @@ mod tests {
         let (difference, is_same) = changed(rotated);
         assert_eq!(
             difference.restart,
-            [
-                "ingress.admin_key",
-                "kafka.client.\"sasl.password\"",
-                "providers.p.api_keys.main",
-                "tenants.acme.webhooks[0].secrets[0]"
-            ]
+            ["ingress.admin_key", "kafka.client.\"sasl.password\"", "tenants.acme.webhooks[0].secrets[0]"]
         );
-        assert!(is_same && difference.live.is_empty());
+        assert_eq!(difference.live, ["providers.p.api_keys.main"]);
+        assert!(is_same);
         let shown = format!("{:?}", Snapshot::of(&config()));
         for secret in ["sk-1", "pw-1", "admin-1", "s-1"] {
             assert!(!shown.contains(&format!("\"{secret}")) && !shown.contains(&format!("{secret}\"")), "{secret}");
@@ -311,8 +332,8 @@ mod tests {
         let one = Snapshot::of(&config);
         std::fs::write(&file, "two").unwrap();
         let two = Snapshot::of(&config);
-        assert_eq!(one.difference(&two).restart, ["pricing.file"]);
-        assert_eq!(unreadable.difference(&one).restart, ["pricing.file"]);
+        assert_eq!(one.difference(&two).live, ["pricing.file"]);
+        assert_eq!(unreadable.difference(&one).live, ["pricing.file"]);
         assert_ne!(one.version(), two.version());
     }
 }

@@ -18,7 +18,7 @@ pub struct ProviderConfig {
     /// Sent as a bearer token. None for servers that want none.
     #[serde(default, deserialize_with = "secret::optional")]
     pub api_key: Option<Secret>,
-    /// A pool of keys by their names, instead of `api_key`. Read when the process starts.
+    /// A pool of keys by their names, instead of `api_key`.
     #[serde(default, deserialize_with = "secret::map")]
     pub api_keys: BTreeMap<String, Secret>,
     /// A file with one `name = key` on each line, instead of `api_key` or beside `api_keys`. Looked at every second

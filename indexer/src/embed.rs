@@ -2,52 +2,59 @@
 
 use async_trait::async_trait;
 use millrace_admission::tokens;
-use millrace_provider::{Bounds, CallError, CallLog, CallsTopic, LedgerError, Ledgered, Target, Who};
+use millrace_provider::{Bounds, CallError, CallLog, CallsTopic, LedgerError, Ledgered, Who};
 use millrace_schemas::{CallLine, Operation};
+use millrace_settings::Current;
 use millrace_stage::{Received, StageError};
 
 use crate::ports::{EmbedError, Embedded, Embedder};
 
 /// An embedding model and the log of its calls.
 pub(crate) struct PaidEmbedder<L = CallsTopic> {
-    target: Target,
+    settings: Current,
+    /// Its name in the configuration.
+    model: String,
     ledger: Ledgered<L>,
 }
 
 impl<L: CallLog> PaidEmbedder<L> {
-    pub fn new(target: Target, ledger: Ledgered<L>) -> Self {
-        Self { target, ledger }
+    pub fn new(settings: Current, model: String, ledger: Ledgered<L>) -> Self {
+        Self { settings, model, ledger }
     }
 }
 
 #[async_trait]
-impl<L: CallLog> Embedder for PaidEmbedder<L> {
+impl<L: CallLog + Clone> Embedder for PaidEmbedder<L> {
     async fn embed(&self, record: &Received, who: &Who, texts: &[String]) -> Result<Embedded, EmbedError> {
+        let settings = self.settings.now();
+        let Some(target) = settings.target(&self.model) else {
+            return Err(EmbedError::Later { error: format!("there is no model `{}`", self.model), after: None });
+        };
+        let ledger = self.ledger.with_prices(settings.prices.clone());
         let bounds = Bounds {
             input_tokens: texts.iter().map(|text| i64::from(tokens::upper_bound(text.len()))).sum(),
             output_tokens: 0,
-            timeout: self.target.timeout,
+            timeout: target.timeout,
         };
         // The record waits outside: the driver tries it again.
-        let slot = self
-            .target
+        let slot = target
             .slot_unless_open(&who.lane, &who.tenant)
             .await
             .map_err(|refused| EmbedError::Later { error: refused.to_string(), after: Some(refused.after) })?;
-        let call = self.ledger.start(record, who, &slot, Operation::Embeddings, bounds).await?;
+        let call = ledger.start(record, who, &slot, Operation::Embeddings, bounds).await?;
         if record.assignment.is_cancelled() {
-            self.ledger.not_sent(record, call, "the partition was taken away").await?;
+            ledger.not_sent(record, call, "the partition was taken away").await?;
             return Err(EmbedError::Later { error: "the partition was taken away".to_owned(), after: None });
         }
         let error = match slot.embed(texts, call.id()).await {
             Ok(answer) => {
-                let line = self.ledger.line(&call, answer.usage);
+                let line = ledger.line(&call, answer.usage);
                 return Ok(Embedded { vectors: answer.vectors, line });
             }
             Err(error) => error,
         };
         // Documents have no bill of their own to carry the line of a failed call.
-        self.ledger.failed(record, call, &error).await?;
+        ledger.failed(record, call, &error).await?;
         Err(match error {
             CallError::NotSent(_) => EmbedError::Later { error: error.to_string(), after: None },
             CallError::Answered(ref refusal) if refusal.retryable => {
@@ -63,7 +70,7 @@ impl<L: CallLog> Embedder for PaidEmbedder<L> {
     }
 
     fn max_attempts(&self) -> u32 {
-        self.target.max_attempts
+        self.settings.now().target(&self.model).map_or(1, |target| target.max_attempts)
     }
 }
 

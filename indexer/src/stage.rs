@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use millrace_admission::{Admission, Directory, Principal, SYSTEM_TENANT, record};
+use millrace_admission::{Directory, Principal, SYSTEM_TENANT, record};
 use millrace_config::Config;
-use millrace_pricing::{PriceTable, PricingError};
 use millrace_prompt_builder::vectors;
-use millrace_provider::{CallMetrics, Ledgered, Providers};
-use millrace_schemas::{Codec, Document, VALUE_SCHEMA_ID_HEADER, now_micros, now_millis};
+use millrace_provider::{CallMetrics, Ledgered};
+use millrace_schemas::{Codec, Document, VALUE_SCHEMA_ID_HEADER, now_millis};
+use millrace_settings::Current;
 use millrace_stage::{Plan, Poison, Producer, Received, Stage, StageError};
 use qdrant_client::QdrantError;
 
@@ -23,9 +23,6 @@ use crate::qdrant::QdrantPassages;
 /// Why an indexer can not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The embedding model has no price: it could not be accounted for.
-    #[error(transparent)]
-    NoPrice(#[from] PricingError),
     /// The embedding model is none.
     #[error("`knowledge.embedding_model` is `{0}`; name a model that is configured with `embedding` and `dimensions`")]
     Model(String),
@@ -36,7 +33,7 @@ pub enum StartError {
 
 /// `documents` -> `calls` + Qdrant. Made by [`stage`].
 pub struct Indexer {
-    admission: Admission,
+    settings: Current,
     codec: Codec,
     index: Index,
 }
@@ -48,9 +45,7 @@ pub struct Indexer {
 /// [`StartError`].
 pub fn stage(
     config: &Config,
-    directory: Directory,
-    providers: &Providers,
-    prices: Arc<PriceTable>,
+    settings: Current,
     producer: Producer,
     codec: Codec,
     metrics: CallMetrics,
@@ -61,52 +56,43 @@ pub fn stage(
         return Ok(None);
     }
     let model = config.models.get(&knowledge.embedding_model);
-    let target = providers.target(&knowledge.embedding_model);
     let dimensions = model.and_then(|model| model.dimensions);
-    let (Some(model), Some(target), Some(dimensions)) = (model, target, dimensions) else {
+    let (Some(model), Some(dimensions)) = (model, dimensions) else {
         return Err(StartError::Model(knowledge.embedding_model.clone()));
     };
-    prices.price(&target.provider, &target.model, now_micros() / 1000)?;
+    let name = &knowledge.embedding_model;
     // Some room is left, because the model cuts words into other tokens than are counted here.
     let most = model.context_tokens - model.context_tokens / 8;
     let recipe = Recipe {
         size: Size { tokens: knowledge.chunk_tokens.min(most), overlap: knowledge.chunk_overlap },
-        space: format!("{}/{}/{dimensions}", target.provider, target.model),
+        space: format!("{}/{}/{dimensions}", model.provider, model.upstream_name(name)),
     };
-    let ledger = Ledgered::new(producer, codec.clone(), prices, metrics);
+    let ledger = Ledgered::new(producer, codec.clone(), settings.now().prices.clone(), metrics);
     let index = Index {
-        embedder: Arc::new(PaidEmbedder::new(target.clone(), ledger)),
+        embedder: Arc::new(PaidEmbedder::new(settings.clone(), name.clone(), ledger)),
         passages: Arc::new(QdrantPassages::new(client, config.vectors.collection.clone(), dimensions)),
         recipe,
         dimensions: usize::try_from(dimensions).unwrap_or(usize::MAX),
         batch: usize::try_from(knowledge.batch).unwrap_or(usize::MAX).max(1),
         locks: Locks::default(),
     };
-    Ok(Some(Indexer { admission: Admission::new(config, directory), codec, index }))
+    Ok(Some(Indexer { settings, codec, index }))
 }
 
 impl Stage for Indexer {
     async fn process(&self, record: &Received) -> Result<Plan, StageError> {
-        let principal = self.prove(record)?;
+        let settings = self.settings.now();
+        let principal = prove(record, settings.admission.directory())?;
         let document = self.read(record, &principal).await?;
         let place = Place::of(record);
         let at = place.on(&record.at.topic);
-        let document = accept(document, &principal, &self.admission, &at).map_err(StageError::Poison)?;
+        let document = accept(document, &principal, &settings.admission, &at).map_err(StageError::Poison)?;
         self.index.update(record, place, document).await?;
         Ok(Plan::default())
     }
 }
 
 impl Indexer {
-    fn prove(&self, record: &Received) -> Result<Principal, StageError> {
-        let proof = record::proof(&record.headers);
-        let proven = self.admission.directory().verify_record(&record.at.topic, proof, &record.value, record.timestamp);
-        proven.map_err(|refusal| match refusal.may_pass(record.timestamp, now_millis()) {
-            true => StageError::retry(refusal.to_string()),
-            false => poisoned(poison(SYSTEM_TENANT, refusal.code(), refusal.to_string())),
-        })
-    }
-
     async fn read(&self, record: &Received, principal: &Principal) -> Result<Document, StageError> {
         let undecodable = |message: String| poisoned(poison(&principal.tenant, "undecodable", message));
         if record.header("content-type").is_some_and(record::is_json) {
@@ -121,6 +107,15 @@ impl Indexer {
             Err(error) => Err(undecodable(format!("The record can not be read: {error}."))),
         }
     }
+}
+
+fn prove(record: &Received, directory: &Directory) -> Result<Principal, StageError> {
+    let proof = record::proof(&record.headers);
+    let proven = directory.verify_record(&record.at.topic, proof, &record.value, record.timestamp);
+    proven.map_err(|refusal| match refusal.may_pass(record.timestamp, now_millis()) {
+        true => StageError::retry(refusal.to_string()),
+        false => poisoned(poison(SYSTEM_TENANT, refusal.code(), refusal.to_string())),
+    })
 }
 
 fn poisoned(poison: Poison) -> StageError {

@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use millrace_admission::Admission;
 use millrace_config::{KeyConfig, TenantConfig, hash_key};
 use millrace_provider::{FINISHED, Who};
+use millrace_rules::RuleSets;
 use millrace_schemas::{CallLine, Coordinates, SIGNATURE_HEADER, Source, call_id};
+use millrace_settings::Settings;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -140,7 +143,8 @@ fn bench(batch: usize) -> Bench {
     config.vectors.url = Some("http://127.0.0.1:6334".to_owned());
     config.knowledge.embedding_model = "embed".to_owned();
     let admission = Admission::from_config(&config).unwrap();
-    Bench { indexer: Indexer { admission, codec: Codec::detached().unwrap(), index }, embedder, passages }
+    let settings = Current::new(Settings::judging(admission, RuleSets::default()));
+    Bench { indexer: Indexer { settings, codec: Codec::detached().unwrap(), index }, embedder, passages }
 }
 
 fn document(text: &str) -> Document {
@@ -172,8 +176,8 @@ fn received(offset: i64, value: Vec<u8>, headers: &[(&str, &str)]) -> Received {
 impl Bench {
     fn signed(&self, secret: &str, offset: i64, document: &Document) -> Received {
         let value = self.indexer.codec.encode(document).unwrap();
-        let principal = self.indexer.admission.directory().verify_key(secret, 0).unwrap();
-        let signature = self.indexer.admission.directory().sign(&principal, &value).unwrap();
+        let principal = self.indexer.settings.now().admission.directory().verify_key(secret, 0).unwrap();
+        let signature = self.indexer.settings.now().admission.directory().sign(&principal, &value).unwrap();
         received(offset, value, &[(SIGNATURE_HEADER, &signature)])
     }
 
@@ -426,9 +430,9 @@ async fn records_that_can_never_be_indexed_are_dead_letters() {
     let value = bench.indexer.codec.encode(&document(ONE)).unwrap();
     check(received(1, value.clone(), &[]), "unknown_tenant", SYSTEM_TENANT).await;
     check(received(1, value, &[(SIGNATURE_HEADER, "v1:acme/k1:00")]), "invalid_signature", SYSTEM_TENANT).await;
-    let principal = bench.indexer.admission.directory().verify_key("sk-a", 0).unwrap();
+    let principal = bench.indexer.settings.now().admission.directory().verify_key("sk-a", 0).unwrap();
     let rubbish = b"{\"text\":\"x\"}".to_vec();
-    let signature = bench.indexer.admission.directory().sign(&principal, &rubbish).unwrap();
+    let signature = bench.indexer.settings.now().admission.directory().sign(&principal, &rubbish).unwrap();
     check(received(1, rubbish.clone(), &[(SIGNATURE_HEADER, &signature)]), "undecodable", "acme").await;
     let json = [(SIGNATURE_HEADER, signature.as_str()), ("content-type", "application/json")];
     check(received(1, rubbish, &json), "undecodable", "acme").await;

@@ -89,6 +89,7 @@ async fn every_wait_ends_when_the_request_is_taken_back() {
 }
 
 /// Takes the request back while its call is announced.
+#[derive(Clone)]
 struct Meanwhile(Memory, Cancellations, Prompt);
 
 impl CallLog for Meanwhile {
@@ -104,12 +105,12 @@ impl CallLog for Meanwhile {
 #[tokio::test]
 async fn a_call_that_was_announced_is_not_sent_any_more() {
     let setup = Setup::new(json!([]), |_| ()).await;
-    let Router { providers, ledger, cancellations, budgets, streams } = setup.router.clone();
+    let Router { settings, providers, ledger, cancellations, budgets, streams } = setup.router.clone();
     let prompt = long_prompt();
     let log = Meanwhile(setup.log.clone(), cancellations.clone(), prompt.clone());
     let metrics = CallMetrics::register(&prometheus::Registry::new()).expect("registered once");
     let ledger = Ledgered::on(log, ledger.prices().clone().into(), metrics);
-    let router = Router { providers, ledger, cancellations, budgets, streams };
+    let router = Router { settings, providers, ledger, cancellations, budgets, streams };
     let verdict = answer(&router, &record(Vec::new()), &prompt).await.expect("an end");
     assert_eq!((code(&verdict), verdict.bill.len()), ("request_cancelled", 0));
     assert_eq!(setup.entries(), ["started sim-large", "not_sent sim-large"]);

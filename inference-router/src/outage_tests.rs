@@ -56,6 +56,7 @@ async fn two_providers(faults: Value, adapt: impl FnOnce(&mut ProviderConfig)) -
     let log = Memory::default();
     let metrics = CallMetrics::register(&prometheus::Registry::new()).expect("registered once");
     let router = Router {
+        settings: None,
         providers: Providers::new(&config).expect("providers"),
         ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in()), metrics),
         cancellations: Cancellations::default(),

@@ -1,16 +1,16 @@
 //! From a prompt to an answer, by as many calls as it takes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_admission::{EditableBody, responses};
+use millrace_admission::{EditableBody, SPREADS_WITHIN, responses};
 use millrace_budgets::{Budgets, Reservation};
 use millrace_cancellation::{Cancellations, Watch};
 use millrace_chat_stream::Chunk;
 use millrace_provider::{Answer, Bounds, CallError, CallLog, Ledgered, Providers, Slot, Target, Usage, Who, tokens};
 use millrace_response_stream::Event;
-use millrace_rules::{Compiled, Placeholders};
+use millrace_rules::{Placeholders, RuleSets};
 use millrace_schemas::{ANSWER_LIMIT, CallLine, Ended, Operation, Prompt, now_millis, time_until};
+use millrace_settings::Current;
 use millrace_stage::core::jitter;
 use millrace_stage::{Received, StageError};
 use serde_json::value::RawValue;
@@ -29,6 +29,8 @@ const REFUSED_ON_BILL: usize = 32;
 /// Asks providers. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Router<L> {
+    /// Where other providers and prices come from, when those here are used no more.
+    pub settings: Option<Current>,
     pub providers: Providers,
     pub ledger: Ledgered<L>,
     pub cancellations: Cancellations,
@@ -40,8 +42,7 @@ pub(crate) struct Router<L> {
 #[derive(Clone)]
 pub(crate) struct Streams {
     pub replies: Replies,
-    /// By the names of the rule sets.
-    pub rules: Arc<BTreeMap<String, Compiled>>,
+    pub rules: Arc<RuleSets>,
 }
 
 /// One prompt on its way through its targets.
@@ -65,8 +66,9 @@ enum Attempt {
     Ended(Ended),
 }
 
-impl<L: CallLog> Router<L> {
-    /// Gets an answer to `prompt`, whose body is `body`.
+impl<L: CallLog + Clone> Router<L> {
+    /// Gets an answer to `prompt`, whose body is `body`. Between two calls, while it waits for a provider, other providers may
+    /// take the place of these: then it goes on with them.
     ///
     /// # Errors
     /// [`StageError`] when a call can not be recorded, or the record is not ours any more.
@@ -77,14 +79,6 @@ impl<L: CallLog> Router<L> {
         operation: Operation,
         body: &EditableBody,
     ) -> Result<Verdict, StageError> {
-        let route = self.providers.route(&prompt.model);
-        if route.is_empty() {
-            let message = format!("The model `{}` is not served here any more.", prompt.model);
-            return Ok(Verdict::ended(Ended {
-                http_status: 404,
-                ..Ended::invalid("model_not_found", Some("model"), message)
-            }));
-        }
         let watch = self.cancellations.watch(&prompt.meta.tenant, &prompt.meta.request_id);
         let mut work = Work {
             record,
@@ -97,23 +91,61 @@ impl<L: CallLog> Router<L> {
             refused: 0,
         };
         let reader = self.reader(&work, body);
+        let mut router = self.clone();
+        loop {
+            if let Some(verdict) = router.along_route(&mut work, body, reader.as_ref()).await? {
+                return Ok(verdict);
+            }
+            router = self.as_of_now();
+        }
+    }
+
+    /// With the providers and prices that are used now.
+    fn as_of_now(&self) -> Self {
+        let Some(settings) = self.settings.as_ref().map(Current::now) else { return self.clone() };
+        let ledger = self.ledger.with_prices(Arc::clone(&settings.prices));
+        Self { providers: settings.providers.clone(), ledger, ..self.clone() }
+    }
+
+    /// Asks the model, then its fallbacks. `None` when these providers are used no more and no call is on its way.
+    async fn along_route(
+        &self,
+        work: &mut Work<'_>,
+        body: &EditableBody,
+        reader: Option<&Reader<'_>>,
+    ) -> Result<Option<Verdict>, StageError> {
+        let (model, deadline) = (&work.prompt.model, work.prompt.meta.deadline);
+        let route = self.providers.route(model);
+        if route.is_empty() {
+            // Who has admitted it may have taken up a configuration that is still on its way here.
+            if now_millis().saturating_sub(work.record.timestamp) < SPREADS_WITHIN {
+                return Err(StageError::retry(format!("the model `{model}` is not configured here")));
+            }
+            let message = format!("The model `{model}` is not served here any more.");
+            let ended = Ended { http_status: 404, ..Ended::invalid("model_not_found", Some("model"), message) };
+            return Ok(Some(work.ended(ended)));
+        }
         let mut attempts = Attempts::new(route.iter().map(|target| target.max_attempts));
-        let deadline = prompt.meta.deadline;
         loop {
             // Before the slot: whoever waits for room in a budget must not hold back another's call.
             let reservation = match work.reserve(&self.budgets, &self.ledger, route).await {
                 Ok(reservation) => reservation,
-                Err(ended) => return Ok(work.ended(ended)),
+                Err(ended) => return Ok(Some(work.ended(ended))),
             };
-            let slot = match work.wait(route, &mut attempts).await {
+            let slot = tokio::select! {
+                biased;
+                slot = work.wait(route, &mut attempts) => slot,
+                () = self.until_replaced() => return Ok(None),
+            };
+            let slot = match slot {
                 Ok(slot) => slot,
-                Err(ended) => return Ok(work.ended(ended)),
+                Err(ended) => return Ok(Some(work.ended(ended))),
             };
             let target = &route[attempts.target()];
-            let request = request::for_provider(operation, body, &target.model, reader.is_some());
-            let error = match self.attempt(&mut work, (slot, reservation), &request, reader.as_ref()).await? {
-                Attempt::Answered(answer) => return Ok(work.answered(answer, body, target)),
-                Attempt::Ended(ended) => return Ok(work.ended(ended)),
+            let request = request::for_provider(work.operation, body, &target.model, reader.is_some());
+            let error = match self.attempt(work, (slot, reservation), &request, reader).await? {
+                Attempt::Answered(answer) => return Ok(Some(work.answered(answer, body, target))),
+                Attempt::Ended(ended) => return Ok(Some(work.ended(ended))),
                 Attempt::Failed(error) => error,
             };
             match attempts.next_step(&error, now_millis(), deadline, jitter()) {
@@ -125,9 +157,16 @@ impl<L: CallLog> Router<L> {
                         provider = target.provider, model = target.model, %error, code = ended.code,
                         "request ends without an answer"
                     );
-                    return Ok(work.ended(ended));
+                    return Ok(Some(work.ended(ended)));
                 }
             }
+        }
+    }
+
+    async fn until_replaced(&self) {
+        match &self.settings {
+            Some(settings) => settings.until_not(&self.providers).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -243,7 +282,7 @@ impl Work<'_> {
         }
     }
 
-    fn answered(self, mut answer: Answer, asked: &EditableBody, target: &Target) -> Verdict {
+    fn answered(&mut self, mut answer: Answer, asked: &EditableBody, target: &Target) -> Verdict {
         let Some(restored) = restored(self.operation, answer.body, &self.placeholders) else {
             let message = "The model's answer is too large with the values that were redacted. Ask for a shorter one.";
             return self.ended(failed(502, "response_too_large", "api_error", message.to_owned()));
@@ -261,11 +300,11 @@ impl Work<'_> {
             );
             return self.ended(failed(502, "response_too_large", "api_error", message));
         }
-        Verdict { result: Ok((answer.body, target.provider.clone())), bill: self.bill }
+        Verdict { result: Ok((answer.body, target.provider.clone())), bill: std::mem::take(&mut self.bill) }
     }
 
-    fn ended(self, ended: Ended) -> Verdict {
-        Verdict { result: Err(ended), bill: self.bill }
+    fn ended(&mut self, ended: Ended) -> Verdict {
+        Verdict { result: Err(ended), bill: std::mem::take(&mut self.bill) }
     }
 }
 

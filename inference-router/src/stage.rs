@@ -1,15 +1,11 @@
 //! The router's steps, in order.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use millrace_admission::EditableBody;
 use millrace_budgets::Budgets;
 use millrace_cancellation::Cancellations;
-use millrace_pricing::{PriceTable, PricingError};
-use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
-use millrace_rules::Compiled;
+use millrace_provider::{CallMetrics, CallsTopic, Ledgered, call_record};
 use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Operation, Prompt, now_micros, time_until, topics};
+use millrace_settings::Current;
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError};
 
 use crate::along::Replies;
@@ -19,25 +15,25 @@ use crate::router::{Router, Streams, TOO_LATE};
 
 /// `prompts.L` -> `calls` + `completions.L`. Made by [`crate::stage`].
 pub struct InferenceRouter {
-    router: Router<millrace_provider::CallsTopic>,
+    settings: Current,
+    calls: Ledgered,
+    cancellations: Cancellations,
+    budgets: Budgets,
+    replies: Replies,
     codec: Codec,
     lane: Lane,
 }
 
 /// What a router works with.
 pub struct Deps {
-    /// The providers.
-    pub providers: Providers,
-    /// What calls cost.
-    pub prices: Arc<PriceTable>,
+    /// The providers, what calls cost, and what the moderator will hold answers to.
+    pub settings: Current,
     /// For everything that must not be lost.
     pub producer: Producer,
     /// For parts of answers, which may be.
     pub hints: Producer,
     /// Events to bytes and back.
     pub codec: Codec,
-    /// What the moderator will hold answers to, by name.
-    pub rules: BTreeMap<String, Compiled>,
     /// Where paid calls are counted.
     pub metrics: CallMetrics,
     /// Which requests were taken back.
@@ -47,19 +43,13 @@ pub struct Deps {
 }
 
 /// The stage of one lane.
-///
-/// # Errors
-/// When a model has no price: it could not be accounted for, so it is not served.
-pub fn stage(deps: Deps, lane: Lane) -> Result<InferenceRouter, PricingError> {
-    let Deps { providers, prices, producer, hints, codec, rules, metrics, cancellations, budgets } = deps;
-    let now = now_micros() / 1000;
-    for target in providers.models() {
-        prices.price(&target.provider, &target.model, now)?;
-    }
-    let ledger = Ledgered::new(producer, codec.clone(), prices, metrics);
+#[must_use]
+pub fn stage(deps: Deps, lane: Lane) -> InferenceRouter {
+    let Deps { settings, producer, hints, codec, metrics, cancellations, budgets } = deps;
+    let prices = settings.now().prices.clone();
+    let calls = Ledgered::new(producer, codec.clone(), prices, metrics);
     let replies = Replies { producer: hints, codec: codec.clone() };
-    let streams = Some(Streams { replies, rules: Arc::new(rules) });
-    Ok(InferenceRouter { router: Router { providers, ledger, cancellations, budgets, streams }, codec, lane })
+    InferenceRouter { settings, calls, cancellations, budgets, replies, codec, lane }
 }
 
 impl Stage for InferenceRouter {
@@ -72,7 +62,7 @@ impl Stage for InferenceRouter {
         };
         let verdict = match judge(&prompt) {
             Next::Ended(ended) => Verdict::ended(ended),
-            Next::Ask(operation, body) => self.router.answer(record, &prompt, operation, &body).await?,
+            Next::Ask(operation, body) => self.router().answer(record, &prompt, operation, &body).await?,
             Next::Unusable => return Err(self.unusable(prompt, taken)),
         };
         self.plan(&of_prompt(prompt, verdict, taken, now_micros()))
@@ -117,6 +107,19 @@ fn judge(prompt: &Prompt) -> Next {
 }
 
 impl InferenceRouter {
+    /// For one prompt, by the settings of this moment.
+    fn router(&self) -> Router<CallsTopic> {
+        let settings = self.settings.now();
+        Router {
+            settings: Some(self.settings.clone()),
+            providers: settings.providers.clone(),
+            ledger: self.calls.with_prices(settings.prices.clone()),
+            cancellations: self.cancellations.clone(),
+            budgets: self.budgets.clone(),
+            streams: Some(Streams { replies: self.replies.clone(), rules: settings.rules.clone() }),
+        }
+    }
+
     /// The completion first; once it is acknowledged, the ends of the calls it bills.
     fn plan(&self, completion: &Completion) -> Result<Plan, StageError> {
         let value = self.codec.encode(completion).map_err(broken)?;

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millrace_admission::EditableBody;
+use millrace_admission::{Directory, EditableBody};
 use millrace_budgets::Budgets;
 use millrace_cancellation::Cancellations;
 use millrace_config::{Config, ModelConfig, ProviderConfig};
 use millrace_pricing::PriceTable;
 use millrace_provider::{CallLog, CallMetrics, LedgerError, Ledgered, Providers};
 use millrace_schemas::{Call, CallKind, Operation, Prompt, now_millis};
+use millrace_settings::{Current, Settings};
 use millrace_simulated_provider::{Latency, Server, SimulatedProviderConfig};
 use millrace_stage::{Received, StageError};
 use serde_json::{Value, json};
@@ -62,6 +63,7 @@ impl Setup {
         let metrics = CallMetrics::register(&registry).expect("registered once");
         let log = Memory::default();
         let router = Router {
+            settings: None,
             providers: Providers::new(&config).expect("providers"),
             ledger: Ledgered::on(log.clone(), Arc::new(PriceTable::built_in()), metrics),
             cancellations: Cancellations::default(),
@@ -104,7 +106,7 @@ pub(crate) async fn verdict_of(router: &Router<Memory>, model: &str, time: Durat
     answer(router, &record(Vec::new()), &prompt).await.expect("an end")
 }
 
-pub(crate) async fn answer<L: CallLog>(
+pub(crate) async fn answer<L: CallLog + Clone>(
     router: &Router<L>,
     record: &Received,
     prompt: &Prompt,
@@ -245,4 +247,37 @@ async fn a_model_that_is_gone_ends_the_request() {
     let setup = Setup::new(json!([]), |_| ()).await;
     let verdict = setup.ask("retired", LONG).await;
     assert_eq!((code(&verdict), setup.entries().len()), ("model_not_found", 0));
+    // Its prompt has just been written: word of the model may be on its way.
+    let young = Received { timestamp: now_millis(), ..record(Vec::new()) };
+    let prompt = Prompt { model: "early".to_owned(), ..prompt(now_millis() + 60_000) };
+    let waits = answer(&setup.router, &young, &prompt).await;
+    assert!(matches!(waits, Err(StageError::Retry { .. })), "{:?}", waits.map(|verdict| verdict.bill));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_provider_goes_on_with_the_next_configuration() {
+    let setup = Setup::new(json!([]), |_| ()).await;
+    let mut config = Config::default();
+    // Nobody listens there, and it is not asked again for a long time.
+    let gone = ProviderConfig {
+        breaker_failures: 1,
+        breaker_pause_ms: 600_000,
+        breaker_max_pause_ms: 600_000,
+        ..ProviderConfig::new("http://127.0.0.1:1/v1")
+    };
+    config.providers.insert("sim".to_owned(), gone);
+    config.models.insert("sim-small".to_owned(), ModelConfig::chat("sim", 8_000));
+    let directory = Directory::from_config(&config).expect("a directory");
+    let current = Current::new(Settings::new(&config, directory, true).expect("settings"));
+    let providers = current.now().providers.clone();
+    let router = Router { settings: Some(current.clone()), providers, ..setup.router.clone() };
+    let waiting = tokio::spawn(async move { verdict_of(&router, "sim-small", Duration::from_secs(300)).await });
+    while setup.entries().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    config.providers.insert("sim".to_owned(), ProviderConfig::new(setup.server.url()));
+    current.replace(Arc::new(current.now().next(&config).expect("settings")));
+    let verdict = tokio::time::timeout(LONG, waiting).await.expect("it moves on").expect("no panic");
+    assert_eq!((code(&verdict), verdict.bill.len()), ("answered", 1));
+    assert_eq!(setup.entries(), ["started sim-small", "not_sent sim-small", "started sim-small"]);
 }

@@ -64,12 +64,13 @@ impl Ingress {
         let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now, run: 0 };
         let body = std::mem::take(&mut request.body);
         let judged = Request { body: body.clone(), ..request.clone() };
-        let admitted = self
+        let settings = self.settings.now();
+        let admitted = settings
             .admission
             .admit(principal, judged, &arrival)
             // No record is written, so its id would name nothing.
             .map_err(|rejected| ApiError::from(rejected.ended))?;
-        let granted = self.grant(principal, &admitted).await?;
+        let granted = self.grant(principal, &settings.admission, &admitted).await?;
         let Admitted { meta, stream, .. } = admitted;
         let caller = Caller { tenant: &meta.tenant, user: &meta.user, key_id: meta.key_id.as_deref() };
         let budget = self.budgets.tightest(caller);
@@ -156,7 +157,7 @@ impl Ingress {
         has_key: bool,
         trace: &str,
     ) -> Result<(), ApiError> {
-        let signature = self.admission.directory().sign(principal, &record.value).ok_or_else(ApiError::unauthorized)?;
+        let signature = self.directory().sign(principal, &record.value).ok_or_else(ApiError::unauthorized)?;
         let headers = [
             (SIGNATURE_HEADER, signature.as_str()),
             ("request_id", request_id),

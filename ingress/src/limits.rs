@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_admission::{Admitted, Principal};
+use millrace_admission::{Admission, Admitted, Principal};
 use millrace_config::Config;
 use millrace_limits::{Exceeded, Left, Limiter, Permit, Standing, follow, tell};
 use millrace_schemas::{Codec, Outcome, now_millis};
@@ -53,18 +53,24 @@ pub(crate) fn start(
 }
 
 impl Ingress {
-    /// Takes what an admitted request needs of its limits.
+    /// Takes what a request that `admission` admitted needs of its limits.
     ///
     /// # Errors
     /// [`ApiError`]: one of them is reached.
-    pub(crate) async fn grant(&self, principal: &Principal, admitted: &Admitted) -> Result<Granted, ApiError> {
-        let directory = self.admission.directory();
+    pub(crate) async fn grant(
+        &self,
+        principal: &Principal,
+        admission: &Admission,
+        admitted: &Admitted,
+    ) -> Result<Granted, ApiError> {
+        let directory = self.directory();
         let mut limits: Vec<_> = directory
             .limits(principal, &admitted.meta.user)
             .into_iter()
             .map(|(name, limits)| (name.to_string(), limits))
             .collect();
-        let model = self.models.get(&admitted.model).map(|model| model.limits).filter(|limits| !limits.is_empty());
+        let model = admission.models().get(&admitted.model).map(|model| model.limits);
+        let model = model.filter(|limits| !limits.is_empty());
         limits.extend(model.map(|limits| (format!("model/{}", admitted.model), limits)));
         if limits.is_empty() {
             return Ok(Granted::default());

@@ -77,8 +77,10 @@ impl Piece {
 pub async fn moderations(State(ingress): State<Arc<Ingress>>, request: HttpRequest) -> Result<Response, ApiError> {
     let Posted { principal, body, hold: _hold, .. } = ingress.receive_only(request).await?;
     let Texts { pieces, as_prompts } = read(&body)?;
-    let name = ingress.admission.rule_set(&principal.tenant);
-    let Some(rules) = ingress.rules.get(&name) else {
+    let name = ingress.settings.now().admission.rule_set(&principal.tenant);
+    // Asked for afterwards: a new set is there before a tenant names it.
+    let settings = ingress.settings.now();
+    let Some(rules) = settings.rules.get(&name) else {
         let message = format!("The rule set `{name}` of this tenant is not known here; tell the operator.");
         return Err(ApiError::busy(message, 60));
     };

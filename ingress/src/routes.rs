@@ -284,7 +284,7 @@ async fn documents(State(ingress): State<Arc<Ingress>>, request: HttpRequest) ->
         user: text(&headers, "x-millrace-user")?.or_else(|| principal.user.clone()),
         metadata: new.metadata,
     };
-    ingress.admission.check_document(&principal, &document)?;
+    ingress.settings.now().admission.check_document(&principal, &document)?;
     if document.text.trim().is_empty() || document.text.len() > ingress.inline_bytes {
         let message = format!("`text` must have 1 to {} bytes: cut larger documents.", ingress.inline_bytes);
         return Err(ApiError::invalid(Some("text"), message));
@@ -299,11 +299,10 @@ async fn documents(State(ingress): State<Arc<Ingress>>, request: HttpRequest) ->
 
 async fn models(State(ingress): State<Arc<Ingress>>, headers: HeaderMap) -> Result<axum::Json<Value>, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
-    let directory = ingress.admission.directory();
-    let data: Vec<_> = ingress
-        .models
-        .iter()
-        .filter(|(name, _)| directory.may_use(&principal, name))
+    let settings = ingress.settings.now();
+    let models = settings.admission.models().iter();
+    let data: Vec<_> = models
+        .filter(|(name, _)| ingress.directory().may_use(&principal, name))
         .map(|(name, model)| json!({ "id": name, "object": "model", "created": 0, "owned_by": model.provider }))
         .collect();
     Ok(axum::Json(json!({ "object": "list", "data": data })))
@@ -358,7 +357,7 @@ async fn admin_usage(
     }
     let period = Period::read(period)?;
     let tenant = period.tenant.ok_or_else(|| ApiError::invalid(Some("tenant"), "Name a tenant: `?tenant=<id>`."))?;
-    if !ingress.admission.directory().has_tenant(&tenant) {
+    if !ingress.directory().has_tenant(&tenant) {
         return Err(ApiError::not_found(format!("There is no tenant `{tenant}`.")));
     }
     usage_of(&ingress, &tenant, period.hours, true).await
@@ -375,13 +374,13 @@ async fn usage_of(
     let rollups = ingress.storage.usage.usage(tenant, to - hours, to).await.map_err(|e| ApiError::store(&e))?;
     let report =
         UsageReport::of(tenant, &rollups).map_err(|error| ApiError::invalid(Some("hours"), format!("{error}.")))?;
-    let budgets = ingress.budgets.standings_of(tenant, ingress.admission.directory().budgets(tenant));
+    let budgets = ingress.budgets.standings_of(tenant, ingress.directory().budgets(tenant));
     Ok(axum::Json(Usage { report: if with_cost { report } else { report.without_cost() }, budgets }))
 }
 
 pub(crate) fn authenticate(ingress: &Ingress, headers: &HeaderMap) -> Result<Principal, ApiError> {
     let key = bearer(headers).ok_or_else(ApiError::unauthorized)?;
-    ingress.admission.directory().verify_key(key, now_millis()).map_err(|refusal| match refusal {
+    ingress.directory().verify_key(key, now_millis()).map_err(|refusal| match refusal {
         KeyRefusal::Unknown => ApiError::unauthorized(),
         KeyRefusal::Expired(_) | KeyRefusal::Revoked(_) | KeyRefusal::Closed(_) => ApiError::key_ended(&refusal),
         KeyRefusal::Token(TokenRefusal::KeysNotKnown(_)) => {

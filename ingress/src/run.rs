@@ -1,15 +1,14 @@
 //! One replica of the front door.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_admission::Admission;
+use millrace_admission::Directory;
 use millrace_budgets::Budgets;
-use millrace_config::{Config, ModelConfig, ModerationConfig, hash_key};
+use millrace_config::{Config, hash_key};
 use millrace_limits::Limiter;
-use millrace_rules::{Compiled, RulesError};
 use millrace_schemas::Codec;
+use millrace_settings::Current;
 use millrace_stage::Producer;
 use millrace_storage::Storage;
 use millrace_tenants::Tenants;
@@ -42,16 +41,13 @@ const MOST_CONNECTIONS: usize = 1 << 20;
 
 /// What the routes work with.
 pub struct Ingress {
-    pub(crate) admission: Admission,
-    pub(crate) models: BTreeMap<String, ModelConfig>,
+    pub(crate) settings: Current,
     pub(crate) tenants: Tenants,
     /// One change after the other, so that none is made of what another one has just replaced.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) codec: Codec,
     pub(crate) producer: Producer,
     pub(crate) storage: Storage,
-    /// By the names of the rule sets.
-    pub(crate) rules: BTreeMap<String, Compiled>,
     pub(crate) waiters: Waiters,
     pub(crate) together: Together,
     pub(crate) replica: String,
@@ -64,8 +60,6 @@ pub struct Ingress {
     pub(crate) limiter: Limiter,
     pub(crate) max_body_bytes: usize,
     pub(crate) budgets: Budgets,
-    /// That calls are charged in.
-    pub(crate) currency: String,
     /// Lines of one batch that are published and have no outcome.
     pub(crate) batch_in_flight: usize,
     /// The longest time that a batch may be given, seconds.
@@ -82,15 +76,17 @@ pub enum IngressError {
     /// There is no thread left.
     #[error("a thread can not be started: {0}")]
     Thread(#[from] std::io::Error),
-    /// The rules can not be used.
-    #[error(transparent)]
-    Rules(#[from] RulesError),
     /// The certificate can not be used.
     #[error("ingress.tls: {0}")]
     Tls(#[from] TlsError),
 }
 
 impl Ingress {
+    /// Who there is.
+    pub(crate) fn directory(&self) -> &Directory {
+        self.tenants.directory()
+    }
+
     /// Tells a client to come back later.
     pub(crate) fn shed(&self, overload: Overload) -> ApiError {
         let reason = match overload.reason {
@@ -141,8 +137,8 @@ pub struct Deps {
     pub tenants: Tenants,
     /// What was spent.
     pub budgets: Budgets,
-    /// The currency that calls are charged in.
-    pub currency: String,
+    /// What requests are judged by.
+    pub settings: Current,
     /// Where requests are counted.
     pub metrics: IngressMetrics,
 }
@@ -159,10 +155,8 @@ pub async fn run(
     ready: Ready,
     shutdown: CancellationToken,
 ) -> Result<(), IngressError> {
-    let Deps { codec, storage, tenants, budgets, currency, metrics } = deps;
+    let Deps { codec, storage, tenants, budgets, settings, metrics } = deps;
     let tls = config.ingress.tls.clone().map(|files| Tls::start(files, shutdown.clone())).transpose()?;
-    let ModerationConfig { rule_sets, rules_file, .. } = &config.moderation;
-    let rules = millrace_rules::load(rule_sets, rules_file.as_deref())?;
     let waiters = Waiters::default();
     let replica =
         config.ingress.replica.clone().unwrap_or_else(|| format!("ingress-{}", uuid::Uuid::now_v7().simple()));
@@ -179,14 +173,12 @@ pub async fn run(
     let limiter = Limiter::new(replica.clone());
     limits::start(config, &limiter, &codec, Producer::hinting(&config.kafka)?, &draining)?;
     let ingress = Arc::new(Ingress {
-        admission: Admission::new(config, tenants.directory().clone()),
-        models: config.models.clone(),
+        settings,
         tenants,
         changing: tokio::sync::Mutex::default(),
         codec,
         producer: Producer::with_timeout(&config.kafka, ACKNOWLEDGEMENT)?,
         storage,
-        rules,
         waiters,
         together: Together::default(),
         replica,
@@ -203,7 +195,6 @@ pub async fn run(
         limiter,
         max_body_bytes: config.ingress.max_body_bytes,
         budgets,
-        currency,
         batch_in_flight: config.ingress.batch_in_flight,
         longest_window: i64::try_from(config.limits.max_deadline_ms / 1_000).unwrap_or(i64::MAX),
     });

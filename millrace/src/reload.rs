@@ -133,6 +133,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use anyhow::bail;
+    use millrace_admission::Directory;
+    use millrace_settings::{Current, Settings};
 
     use super::*;
 
@@ -194,6 +196,63 @@ mod tests {
         let loaded = reloader.read();
         assert_eq!(reloader.take(loaded), Taken::Invalid);
         assert_eq!(metric(&registry, "millrace_config_reloads_total{result=\"invalid\"}").len(), 1);
+    }
+
+    /// Rule sets, prices and models are part of what is used or not; the last that could be used stays.
+    #[test]
+    fn what_the_settings_refuse_is_invalid_and_the_last_good_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let write = |name: &str, text: &str| std::fs::write(path(name), text).expect("written");
+        let price = |version: &str| {
+            format!(
+                "version = \"{version}\"\ncurrency = \"USD\"\n[[price]]\nprovider = \"*\"\nmodel = \"m\"\n\
+                 effective_from = 2020-01-01\ninput_per_million = 1\noutput_per_million = 1\n"
+            )
+        };
+        let model = "context_tokens = 8000\nmax_output_tokens = 9\nprovider = \"p\"\n";
+        let good = format!(
+            "moderation.rules_file = {:?}\npricing.file = {:?}\n[providers.p]\nbase_url = \"http://127.0.0.1:1/v1\"\n[models.m]\n{model}",
+            path("rules"),
+            path("prices")
+        );
+        write("rules", "[strict]\n");
+        write("prices", &price("one"));
+        write("file", &good);
+        let file = path("file");
+        let load: Load = Box::new(move || Ok(Config::load(Some(&file), std::iter::empty(), [])?));
+        let config = load().expect("valid");
+        let directory = Directory::from_config(&config).expect("a directory");
+        let current = Current::new(Settings::new(&config, directory, true).expect("settings"));
+        let used = current.clone();
+        let take_up: TakeUp = Box::new(move |config| {
+            used.replace(Arc::new(used.now().next(config)?));
+            Ok(())
+        });
+        let registry = prometheus::Registry::new();
+        let metrics = ConfigMetrics::register(&registry).expect("registered");
+        let mut reloader = Reloader::new(Snapshot::of(&config), load, take_up, metrics);
+        let mut check = |name: &str, text: &str, expected: Taken, version: &str| {
+            write(name, text);
+            let loaded = reloader.read();
+            assert_eq!(reloader.take(loaded), expected, "{text}");
+            let line = format!("millrace_config_last_reload_successful {}", i32::from(expected.is_good()));
+            assert_eq!(metric(&registry, "millrace_config_last_reload_successful"), [line], "{text}");
+            assert_eq!(current.now().prices.version(), version, "{text}");
+            current.now()
+        };
+        let settings = check("prices", &price("two"), Taken::Applied, "two");
+        for (name, bad, good) in [
+            ("rules", "[strict]\nterms = 1\n", "[strict]\n"),
+            ("prices", "version = ", price("two").as_str()),
+            ("prices", price("three").replace("\"m\"", "\"n\"").as_str(), price("two").as_str()),
+            ("file", format!("{good}[models.unpriced]\n{model}").as_str(), good.as_str()),
+        ] {
+            assert!(Arc::ptr_eq(&settings, &check(name, bad, Taken::Invalid, "two")), "{bad}");
+            check(name, good, Taken::Unchanged, "two");
+        }
+        let new = check("file", &format!("{good}[models.new]\nupstream = \"m\"\n{model}"), Taken::Applied, "two");
+        assert!(new.target("new").is_some() && settings.target("new").is_none());
     }
 
     /// Time is paused: it passes when everything waits for it.

@@ -99,12 +99,10 @@ impl Wiring {
             Service::PromptBuilder => {
                 let Some(cancellations) = self.cancellations().await? else { return Ok(Ok(())) };
                 let deps = millrace_prompt_builder::Deps {
-                    providers: self.providers()?,
-                    prices: Arc::clone(&self.prices),
+                    settings: self.settings.clone(),
                     producer: producer.clone(),
                     codec,
                     storage: self.storage()?,
-                    directory: self.tenants()?.directory().clone(),
                     cancellations,
                     calls: self.metrics.calls.clone(),
                     metrics: self.metrics.prompts.clone(),
@@ -134,21 +132,20 @@ impl Wiring {
                 let Some(cancellations) = self.cancellations().await? else { return Ok(Ok(())) };
                 let Some(budgets) = self.budgets().await? else { return Ok(Ok(())) };
                 let deps = millrace_inference_router::Deps {
-                    providers: self.providers()?.clone(),
-                    prices: Arc::clone(&self.prices),
+                    settings: self.settings.clone(),
                     producer: producer.clone(),
                     hints: Producer::hinting(&config.kafka).context("the producer's settings are refused")?,
                     codec,
-                    rules: millrace_rules::load(&config.moderation.rule_sets, config.moderation.rules_file.as_deref())?,
                     metrics: self.metrics.calls.clone(),
                     cancellations,
                     budgets,
                 };
-                let stage = millrace_inference_router::stage(deps, lane)?;
+                let stage = millrace_inference_router::stage(deps, lane);
                 run_stage(millrace_inference_router::spec(lane), env, producer, stage).await
             }
             Service::Moderator => {
-                let stage = millrace_moderator::ModeratorStage::new(config, codec, producer.clone(), lane)?;
+                let stage =
+                    millrace_moderator::ModeratorStage::new(self.settings.clone(), codec, producer.clone(), lane)?;
                 run_stage(millrace_moderator::spec(lane), env, producer, stage).await
             }
             Service::ResultSink => {
@@ -170,15 +167,8 @@ impl Wiring {
                 millrace_cost_ledger::run(config, env, producer, store, self.metrics.ledger.clone(), counting).await
             }
             Service::Indexer => {
-                let stage = millrace_indexer::stage(
-                    config,
-                    self.tenants()?.directory().clone(),
-                    self.providers()?,
-                    Arc::clone(&self.prices),
-                    producer.clone(),
-                    codec,
-                    self.metrics.calls.clone(),
-                )?;
+                let (settings, calls) = (self.settings.clone(), self.metrics.calls.clone());
+                let stage = millrace_indexer::stage(config, settings, producer.clone(), codec, calls)?;
                 match stage {
                     Some(stage) => run_stage(millrace_indexer::spec(), env, producer, stage).await,
                     None => {
@@ -202,7 +192,7 @@ impl Wiring {
             storage: self.storage()?.clone(),
             tenants: self.tenants()?.clone(),
             budgets,
-            currency: self.prices.currency().to_owned(),
+            settings: self.settings.clone(),
             metrics: self.metrics.ingress.clone(),
         };
         millrace_ingress::run(

@@ -8,9 +8,9 @@ use millrace_admission::Directory;
 use millrace_budgets::{BudgetMetrics, Budgets};
 use millrace_cancellation::{Cancellations, follow};
 use millrace_config::{Config, Secret};
-use millrace_pricing::PriceTable;
-use millrace_provider::{CallMetrics, Providers};
+use millrace_provider::CallMetrics;
 use millrace_schemas::{Codec, CodecError, RegistryAccess, now_millis};
+use millrace_settings::{Current, Settings};
 use millrace_stage::core::{Backoff, jitter};
 use millrace_stage::{StageEnv, StageMetrics, admin_client, fetch_metadata};
 use millrace_storage::{Storage, StorageError};
@@ -79,11 +79,11 @@ pub struct Wiring {
     pub codec: Codec,
     pub metrics: Metrics,
     pub readiness: Readiness,
-    pub prices: Arc<PriceTable>,
+    /// What of the configuration may change.
+    pub settings: Current,
     pub shutdown: CancellationToken,
     _parts: ReadyFlag,
     storage: Option<Storage>,
-    providers: Option<Providers>,
     tenants: Option<Tenants>,
     cancellations: Option<Cancellations>,
     budgets: Option<Budgets>,
@@ -100,10 +100,11 @@ impl Wiring {
     ) -> anyhow::Result<Option<Self>> {
         let parts = readiness.register("parts");
         parts.set(false, "connecting to kafka, the registry and the database");
-        let prices = match &config.pricing.file {
-            Some(file) => PriceTable::load(file)?,
-            None => PriceTable::built_in(),
-        };
+        let directory = Directory::from_config(&config)?;
+        // Only services that pay hold the providers' keys.
+        let settings = Settings::new(&config, directory.clone(), services.iter().any(|s| pays(*s)))?;
+        settings.providers.register(&metrics.registry)?;
+        let settings = Current::new(settings);
         let connecting = async {
             wait_for_kafka(&config).await?;
             let codec = connect_codec(&config).await?;
@@ -113,14 +114,9 @@ impl Wiring {
         };
         let Some(connected) = shutdown.run_until_cancelled(connecting).await else { return Ok(None) };
         let (codec, storage) = connected?;
-        // Only services that pay hold the providers' keys.
         parts.set(true, "connected");
-        let providers = if services.iter().any(|s| pays(*s)) { Some(Providers::new(&config)?) } else { None };
-        if let Some(providers) = &providers {
-            providers.register(&metrics.registry)?;
-        }
         let tenants = match services.iter().find(|s| knows_tenants(**s)) {
-            Some(service) => Some(follow_tenants(&config, *service, &codec, &readiness, &shutdown)?),
+            Some(service) => Some(follow_tenants(&config, *service, directory, &codec, &readiness, &shutdown)?),
             None => None,
         };
         if let Some(tenants) = tenants.as_ref().filter(|_| services.iter().any(|s| reads_tokens(*s))) {
@@ -144,7 +140,6 @@ impl Wiring {
                 crate::budgets::follow(
                     &config,
                     services,
-                    &prices,
                     (directory, &codec),
                     (&metrics.budgets, &readiness),
                     &shutdown,
@@ -158,10 +153,9 @@ impl Wiring {
             metrics,
             readiness,
             _parts: parts,
-            prices: Arc::new(prices),
+            settings,
             shutdown,
             storage,
-            providers,
             tenants,
             cancellations,
             budgets,
@@ -177,11 +171,6 @@ impl Wiring {
     /// The store.
     pub fn storage(&self) -> anyhow::Result<&Storage> {
         self.storage.as_ref().context("this process opened no store")
-    }
-
-    /// The providers.
-    pub fn providers(&self) -> anyhow::Result<&Providers> {
-        self.providers.as_ref().context("this process calls no provider")
     }
 
     /// Who there is.
@@ -203,11 +192,16 @@ impl Wiring {
     /// # Errors
     /// It can not be used, and nothing has changed.
     pub fn take_up(&self, config: &Config) -> anyhow::Result<()> {
-        crate::budgets::check_currency(config, &self.prices)?;
         // Refused by all processes alike, also by those that ask nobody who somebody is.
         let _usable = Directory::from_config(config)?;
-        if let Some(tenants) = &self.tenants {
-            tenants.reload(config, now_millis())?;
+        let next = self.settings.now().next(config)?;
+        // Before the tenants: what they name is there when they name it.
+        let before = self.settings.replace(Arc::new(next));
+        if let Some(tenants) = &self.tenants
+            && let Err(error) = tenants.reload(config, now_millis())
+        {
+            self.settings.replace(before);
+            return Err(error.into());
         }
         Ok(())
     }
@@ -288,11 +282,12 @@ fn can_be_cancelled(service: Service) -> bool {
 fn follow_tenants(
     config: &Config,
     service: Service,
+    directory: Directory,
     codec: &Codec,
     readiness: &Readiness,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Tenants> {
-    let tenants = Tenants::new(config, Directory::from_config(config)?);
+    let tenants = Tenants::new(config, directory);
     let flag = readiness.register("tenants");
     millrace_tenants::follow(
         config,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use millrace_admission::{SYSTEM_TENANT, replies};
-use millrace_config::{Config, ModerationConfig};
 use millrace_rules::{Compiled, RuleSet, RulesError};
 use millrace_schemas::{Codec, CodecError, Completion, Lane, Meta, Outcome, RequestId, now_micros, topics};
+use millrace_settings::Current;
 use millrace_stage::{DriverSpec, Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 
 use crate::decide::{NAME, decide, unreadable, without_rules};
@@ -14,7 +14,7 @@ use crate::decide::{NAME, decide, unreadable, without_rules};
 pub struct ModeratorStage {
     codec: Codec,
     producer: Producer,
-    rules: BTreeMap<String, Compiled>,
+    settings: Current,
     no_rules: Compiled,
     lane: Lane,
 }
@@ -34,15 +34,13 @@ pub fn spec(lane: Lane) -> DriverSpec {
 }
 
 impl ModeratorStage {
-    /// A moderator with these rule sets.
+    /// A moderator with the rule sets of `settings`.
     ///
     /// # Errors
-    /// When a rule set can not be used, or their file can not be read.
-    pub fn new(config: &Config, codec: Codec, producer: Producer, lane: Lane) -> Result<Self, RulesError> {
-        let ModerationConfig { rule_sets, rules_file, .. } = &config.moderation;
-        let rules = millrace_rules::load(rule_sets, rules_file.as_deref())?;
+    /// Never in practice: that no rules can be used.
+    pub fn new(settings: Current, codec: Codec, producer: Producer, lane: Lane) -> Result<Self, RulesError> {
         let no_rules = RuleSet::default().compile()?;
-        Ok(Self { codec, producer, rules, no_rules, lane })
+        Ok(Self { codec, producer, settings, no_rules, lane })
     }
 
     async fn plan(&self, outcome: &Outcome) -> Result<Plan, StageError> {
@@ -72,7 +70,7 @@ impl Stage for ModeratorStage {
                 return Err(self.poison(record, &error.to_string()).await?);
             }
         };
-        let outcome = match self.rules.get(&completion.rule_set) {
+        let outcome = match self.settings.now().rules.get(&completion.rule_set) {
             Some(rules) => decide(completion, rules, started_at, now_micros()),
             // Rules are rolled out before the tenants that name them; until then this waits.
             None if started_at / 1000 < completion.meta.deadline => {

@@ -2,15 +2,18 @@
 
 use async_trait::async_trait;
 use millrace_admission::tokens;
-use millrace_provider::{Bounds, CallError, CallLog, CallsTopic, LedgerError, Ledgered, Target, Who};
+use millrace_provider::{Bounds, CallError, CallLog, CallsTopic, LedgerError, Ledgered, Who};
 use millrace_schemas::Operation;
+use millrace_settings::Current;
 use millrace_stage::{Received, StageError};
 
 use crate::ports::{EmbedError, Embedded, Embedder};
 
 /// An embedding model and the log of its calls.
 pub(crate) struct PaidEmbedder<L = CallsTopic> {
-    target: Target,
+    settings: Current,
+    /// Its name in the configuration.
+    model: String,
     ledger: Ledgered<L>,
     /// The longest text, in tokens of ours.
     max_tokens: u32,
@@ -19,40 +22,44 @@ pub(crate) struct PaidEmbedder<L = CallsTopic> {
 impl<L: CallLog> PaidEmbedder<L> {
     /// `context_tokens` are the model's own. Some room is left, because other models cut words into
     /// other tokens than those that are counted here.
-    pub fn new(target: Target, ledger: Ledgered<L>, context_tokens: u32) -> Self {
-        Self { target, ledger, max_tokens: context_tokens - context_tokens / 8 }
+    pub fn new(settings: Current, model: String, ledger: Ledgered<L>, context_tokens: u32) -> Self {
+        Self { settings, model, ledger, max_tokens: context_tokens - context_tokens / 8 }
     }
 }
 
 #[async_trait]
-impl<L: CallLog> Embedder for PaidEmbedder<L> {
+impl<L: CallLog + Clone> Embedder for PaidEmbedder<L> {
     async fn embed(&self, record: &Received, who: &Who, question: &str) -> Result<Embedded, EmbedError> {
+        let settings = self.settings.now();
+        let Some(target) = settings.target(&self.model) else {
+            return Err(EmbedError::Later { error: format!("there is no model `{}`", self.model), after: None });
+        };
+        let ledger = self.ledger.with_prices(settings.prices.clone());
         let input = [tokens::truncate(question, self.max_tokens).to_owned()];
         let bounds = Bounds {
             input_tokens: i64::from(tokens::upper_bound(input[0].len())),
             output_tokens: 0,
-            timeout: self.target.timeout,
+            timeout: target.timeout,
         };
         // The record waits outside, where its deadline is looked at.
-        let slot = self
-            .target
+        let slot = target
             .slot_unless_open(&who.lane, &who.tenant)
             .await
             .map_err(|refused| EmbedError::Later { error: refused.to_string(), after: Some(refused.after) })?;
-        let call = self.ledger.start(record, who, &slot, Operation::Embeddings, bounds).await?;
+        let call = ledger.start(record, who, &slot, Operation::Embeddings, bounds).await?;
         if record.assignment.is_cancelled() {
-            self.ledger.not_sent(record, call, "the partition was taken away").await?;
+            ledger.not_sent(record, call, "the partition was taken away").await?;
             return Err(EmbedError::Later { error: "the partition was taken away".to_owned(), after: None });
         }
         let error = match slot.embed(&input, call.id()).await {
             Ok(answer) => {
-                let line = self.ledger.line(&call, answer.usage);
+                let line = ledger.line(&call, answer.usage);
                 let vector = answer.vectors.into_iter().next().unwrap_or_default();
                 return Ok(Embedded { vector, line });
             }
             Err(error) => error,
         };
-        let line = self.ledger.failed(record, call, &error).await?;
+        let line = ledger.failed(record, call, &error).await?;
         Err(match error {
             CallError::NotSent(_) => EmbedError::Later { error: error.to_string(), after: None },
             CallError::Answered(ref refusal) if refusal.retryable => {
@@ -64,7 +71,7 @@ impl<L: CallLog> Embedder for PaidEmbedder<L> {
     }
 
     fn max_attempts(&self) -> u32 {
-        self.target.max_attempts
+        self.settings.now().target(&self.model).map_or(1, |target| target.max_attempts)
     }
 }
 

@@ -1,15 +1,22 @@
 //! Prompts and the rules that they are held to.
 
+use millrace_rules::RuleSets;
 use millrace_schemas::PromptModeration;
 
 use super::*;
 
 /// A builder whose rule set `default` is this one.
 async fn bench_of(rules: &str) -> Bench {
-    let bench = bench().await;
-    let sets = BTreeMap::from([("default".to_owned(), format!("{{ {rules} }}").parse().unwrap())]);
-    let rules = millrace_rules::compile_all(&sets, None).unwrap();
-    Bench { builder: PromptBuilder { rules, ..bench.builder }, ..bench }
+    held_to(bench().await, rules, config())
+}
+
+fn held_to(bench: Bench, rules: &str, mut config: Config) -> Bench {
+    config.moderation.rule_sets.insert("default".to_owned(), format!("{{ {rules} }}").parse().unwrap());
+    Bench { builder: PromptBuilder { settings: settings(&config), ..bench.builder }, ..bench }
+}
+
+fn without_rules() -> Current {
+    Current::new(Settings::judging(Admission::from_config(&config()).unwrap(), RuleSets::default()))
 }
 
 fn found(prompt: &Prompt) -> (&str, Vec<&str>) {
@@ -87,7 +94,7 @@ async fn a_conversation_is_held_to_the_rules_as_a_whole() {
 #[tokio::test]
 async fn a_prompt_whose_rules_are_not_known_yet_waits() {
     let bench = bench().await;
-    let bench = Bench { builder: PromptBuilder { rules: BTreeMap::new(), ..bench.builder }, ..bench };
+    let bench = Bench { builder: PromptBuilder { settings: without_rules(), ..bench.builder }, ..bench };
     let record = bench.signed(1, &Request::new(ASKING.as_bytes().to_vec()));
     assert!(matches!(bench.builder.process(&record).await, Err(StageError::Retry { .. })));
     assert_eq!(bench.embedded(), 0);
@@ -120,9 +127,7 @@ async fn a_redacted_prompt_has_placeholders_and_carries_the_way_back() {
 #[tokio::test]
 async fn nothing_that_is_redacted_is_embedded_or_comes_with_passages() {
     let bench = bench_with(&["Ann is a@x.org, Bob b@x.org.", "DE89370400440532013000", "It says [EMAIL_1]."]).await;
-    let sets = BTreeMap::from([("default".to_owned(), format!("{{ {PRIVATE} }}").parse().unwrap())]);
-    let rules = millrace_rules::compile_all(&sets, None).unwrap();
-    let bench = Bench { builder: PromptBuilder { rules, ..bench.builder }, ..bench };
+    let bench = held_to(bench, PRIVATE, config());
     let asking = ASKING.replace("hats", "hats a@x.org");
     let prompt = bench.built(&bench.signed(1, &Request::new(asking.into_bytes()))).await;
     let body = text_of(&prompt);
@@ -157,11 +162,10 @@ async fn what_is_kept_of_a_response_is_what_was_asked_and_goes_on_redacted() {
 #[tokio::test]
 async fn a_prompt_that_redaction_makes_too_large_ends() {
     let name = "n".repeat(60);
-    let bench = bench_of(&format!(r#"prompt.terms = [{{ name = "{name}", words = ["q"], action = "redact" }}]"#)).await;
+    let rules = format!(r#"prompt.terms = [{{ name = "{name}", words = ["q"], action = "redact" }}]"#);
     let mut config = config();
     config.models.insert("small".to_owned(), ModelConfig::chat("p", 128_000));
-    let admission = Admission::from_config(&config).unwrap();
-    let bench = Bench { builder: PromptBuilder { admission, ..bench.builder }, ..bench };
+    let bench = held_to(bench().await, &rules, config);
     let body = format!(r#"{{"model":"small","messages":[{{"role":"user","content":"{}"}}]}}"#, "q ".repeat(12_000));
     let prompt = bench.built(&bench.signed(1, &Request::new(body.into_bytes()))).await;
     let ended = prompt.ended.unwrap();

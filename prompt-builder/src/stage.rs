@@ -1,20 +1,17 @@
 //! The builder's steps, in order.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_admission::{
-    Admission, Admitted, Arrival, Directory, Principal, Rejected, SYSTEM_TENANT, record, replies,
-};
+use millrace_admission::{Admitted, Arrival, Principal, Rejected, SPREADS_WITHIN, SYSTEM_TENANT, record, replies};
 use millrace_cancellation::Cancellations;
 use millrace_config::Config;
-use millrace_pricing::{PriceTable, PricingError};
-use millrace_provider::{CallMetrics, Ledgered, Providers, call_record};
-use millrace_rules::{Compiled, PromptVerdict, RulesError};
+use millrace_provider::{CallMetrics, Ledgered, call_record};
+use millrace_rules::{Compiled, PromptVerdict};
 use millrace_schemas::{
     Codec, CodecError, Ended, Lane, Meta, Prompt, Redrive, Request, VALUE_SCHEMA_ID_HEADER, now_micros, now_millis,
     topics,
 };
+use millrace_settings::{Current, Settings};
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 use millrace_storage::{Claim, Claimed, IdempotencyKeys, Results, Storage, StorageError, Waiter};
 use qdrant_client::QdrantError;
@@ -33,18 +30,14 @@ use crate::vectors::{self, QdrantPassages};
 
 /// What the builder stands on.
 pub struct Deps<'a> {
-    /// The models.
-    pub providers: &'a Providers,
-    /// What they cost.
-    pub prices: Arc<PriceTable>,
+    /// What requests are judged by, the models and what they cost.
+    pub settings: Current,
     /// For `calls`, and for the number of partitions of `replies`.
     pub producer: Producer,
     /// Events to bytes and back.
     pub codec: Codec,
     /// Idempotency keys and results.
     pub storage: &'a Storage,
-    /// Who there is.
-    pub directory: Directory,
     /// Which requests are not to be built.
     pub cancellations: Cancellations,
     /// Where the calls are counted.
@@ -56,12 +49,6 @@ pub struct Deps<'a> {
 /// Why a builder can not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The embedding model has no price: it could not be accounted for.
-    #[error(transparent)]
-    NoPrice(#[from] PricingError),
-    /// A rule set that can not be used, or their file can not be read.
-    #[error(transparent)]
-    Rules(#[from] RulesError),
     /// The address of the vector store.
     #[error("`vectors.url`: {0}")]
     Vectors(#[from] Box<QdrantError>),
@@ -69,7 +56,7 @@ pub enum StartError {
 
 /// `requests.L`, `redrives.L` -> `calls` + `prompts.L`. Made by [`stage`].
 pub struct PromptBuilder {
-    admission: Admission,
+    settings: Current,
     codec: Codec,
     keys: Arc<dyn IdempotencyKeys>,
     results: Arc<dyn Results>,
@@ -77,7 +64,6 @@ pub struct PromptBuilder {
     retriever: Option<Retriever>,
     conversations: Conversations,
     cancellations: Cancellations,
-    rules: BTreeMap<String, Compiled>,
     metrics: PromptMetrics,
     lane: Lane,
 }
@@ -94,7 +80,7 @@ pub fn stage(config: &Config, deps: Deps<'_>, lane: Lane) -> Result<PromptBuilde
         codec: deps.codec.clone(),
     };
     Ok(PromptBuilder {
-        admission: Admission::new(config, deps.directory),
+        settings: deps.settings,
         conversations,
         codec: deps.codec,
         keys: Arc::clone(&deps.storage.keys),
@@ -102,22 +88,20 @@ pub fn stage(config: &Config, deps: Deps<'_>, lane: Lane) -> Result<PromptBuilde
         partitions: Arc::new(deps.producer),
         retriever,
         cancellations: deps.cancellations,
-        rules: millrace_rules::load(&config.moderation.rule_sets, config.moderation.rules_file.as_deref())?,
         metrics: deps.metrics,
         lane,
     })
 }
 
 fn retriever(config: &Config, deps: &Deps<'_>) -> Result<Option<Retriever>, StartError> {
-    let model = config.models.get(&config.knowledge.embedding_model);
-    let target = deps.providers.target(&config.knowledge.embedding_model);
+    let name = &config.knowledge.embedding_model;
     let client = vectors::client(&config.vectors).map_err(Box::new)?;
-    let (Some(model), Some(target), Some(client)) = (model, target, client) else { return Ok(None) };
-    deps.prices.price(&target.provider, &target.model, now_micros() / 1000)?;
-    let prices = Arc::clone(&deps.prices);
+    let (Some(model), Some(client)) = (config.models.get(name), client) else { return Ok(None) };
+    let prices = Arc::clone(&deps.settings.now().prices);
     let ledger = Ledgered::new(deps.producer.clone(), deps.codec.clone(), prices, deps.calls.clone());
+    let settings = deps.settings.clone();
     Ok(Some(Retriever {
-        embedder: Arc::new(PaidEmbedder::new(target.clone(), ledger, model.context_tokens)),
+        embedder: Arc::new(PaidEmbedder::new(settings, name.clone(), ledger, model.context_tokens)),
         passages: Arc::new(QdrantPassages::new(client, config.vectors.collection.clone())),
     }))
 }
@@ -148,14 +132,14 @@ struct Asked<'a> {
 
 impl Stage for PromptBuilder {
     async fn process(&self, record: &Received) -> Result<Plan, StageError> {
-        let taken = now_micros();
+        let (taken, settings) = (now_micros(), self.settings.now());
         if !is_redrive(&record.at.topic, self.lane) {
-            return self.work(record, &Asked { first: record, run: 0 }, taken).await;
+            return self.work(record, &Asked { first: record, run: 0 }, &settings, taken).await;
         }
         match self.codec.decode::<Redrive>(&record.value).await {
             Ok(redrive) => {
                 let run = redrive.run;
-                self.work(record, &Asked { first: &original(record, redrive), run }, taken).await
+                self.work(record, &Asked { first: &original(record, redrive), run }, &settings, taken).await
             }
             Err(error) if error.is_outage() => Err(StageError::retry(error.to_string())),
             Err(error) => {
@@ -163,7 +147,7 @@ impl Stage for PromptBuilder {
                 let asked = Asked { first: record, run: 0 };
                 let nobody = Request::new(Vec::new());
                 let arrival = self.arrival(&asked, taken);
-                self.turn_away(self.admission.reject(&Principal::system(), &nobody, &arrival, ended), taken)
+                self.turn_away(settings.admission.reject(&Principal::system(), &nobody, &arrival, ended), taken)
             }
         }
     }
@@ -182,13 +166,19 @@ impl Stage for PromptBuilder {
 }
 
 impl PromptBuilder {
-    async fn work(&self, record: &Received, asked: &Asked<'_>, taken: i64) -> Result<Plan, StageError> {
+    async fn work(
+        &self,
+        record: &Received,
+        asked: &Asked<'_>,
+        settings: &Settings,
+        taken: i64,
+    ) -> Result<Plan, StageError> {
         let arrival = self.arrival(asked, taken);
-        let judged = self.judge(asked.first, &arrival).await?;
+        let judged = self.judge(asked.first, settings, &arrival).await?;
         let verdict = match self.claim(asked.first, &judged).await? {
             Turn::Ours => judged.verdict,
-            Turn::Duplicate => return self.answer_duplicate(asked.first, meta_of(&judged.verdict)).await,
-            Turn::Reused => Err(Box::new(self.reused(&judged, &arrival))),
+            Turn::Duplicate => return self.answer_duplicate(asked.first, settings, meta_of(&judged.verdict)).await,
+            Turn::Reused => Err(Box::new(reused(&judged, settings, &arrival))),
         };
         if !self.claim_run(record, meta_of(&verdict)).await? {
             // Another redrive has become this run.
@@ -200,7 +190,7 @@ impl PromptBuilder {
                 let times = Times { taken, decided: now_micros() };
                 self.plan(&ended_of(admitted, Ended::cancelled(), Vec::new(), times))
             }
-            Ok(admitted) => self.build(record, admitted, taken).await,
+            Ok(admitted) => self.build(record, admitted, settings, taken).await,
             Err(rejected) => self.turn_away(*rejected, taken),
         }
     }
@@ -211,15 +201,20 @@ impl PromptBuilder {
     }
 
     /// Proves the tenant, reads the request, and admits it or not.
-    async fn judge(&self, record: &Received, arrival: &Arrival<'_>) -> Result<Judged, StageError> {
+    async fn judge(
+        &self,
+        record: &Received,
+        Settings { admission, .. }: &Settings,
+        arrival: &Arrival<'_>,
+    ) -> Result<Judged, StageError> {
         let proof = record::proof(&record.headers);
         // An operator's word is as good as a key that is good no more.
         let at = if arrival.run == 0 { record.timestamp } else { 0 };
         let rejected = |principal: &Principal, request: &Request, ended: Ended| {
-            Err(Box::new(self.admission.reject(principal, request, arrival, ended)))
+            Err(Box::new(admission.reject(principal, request, arrival, ended)))
         };
         let nobody = Request::new(Vec::new());
-        let principal = match self.admission.directory().verify_record(&record.at.topic, proof, &record.value, at) {
+        let principal = match admission.directory().verify_record(&record.at.topic, proof, &record.value, at) {
             Ok(principal) => principal,
             Err(refusal) if refusal.may_pass(at, now_millis()) => return Err(StageError::retry(refusal.to_string())),
             Err(refusal) => {
@@ -238,8 +233,11 @@ impl PromptBuilder {
         let given = request.request_id.clone();
         let verdict = match unreadable {
             Some(ended) => rejected(&principal, &request, ended),
-            None => self.admission.admit(&principal, request, arrival),
+            None => admission.admit(&principal, request, arrival),
         };
+        if given.is_some() && verdict.as_ref().is_err_and(|rejected| may_be_known_soon(rejected, record)) {
+            return Err(StageError::retry("a model that its door knows is not configured here"));
+        }
         Ok(Judged { verdict, given })
     }
 
@@ -279,7 +277,12 @@ impl PromptBuilder {
 
     /// The waiter first, then the result: the sink does it the other way round, so that at least one
     /// of the two delivers.
-    async fn answer_duplicate(&self, record: &Received, meta: &Meta) -> Result<Plan, StageError> {
+    async fn answer_duplicate(
+        &self,
+        record: &Received,
+        Settings { admission, .. }: &Settings,
+        meta: &Meta,
+    ) -> Result<Plan, StageError> {
         if meta.reply_replica.is_none() && meta.reply_topic.is_none() {
             return Ok(Plan::default());
         }
@@ -306,7 +309,7 @@ impl PromptBuilder {
         }
         if let Some(topic) = &meta.reply_topic {
             let out = addressed(topic).to(To::ByKey).of_customer(meta.idempotency_key.as_deref());
-            plan.then.push(match self.admission.directory().reads_json(&meta.tenant, topic) {
+            plan.then.push(match admission.directory().reads_json(&meta.tenant, topic) {
                 true => out.into_json(&self.codec).await?,
                 false => out,
             });
@@ -314,21 +317,19 @@ impl PromptBuilder {
         Ok(plan)
     }
 
-    fn reused(&self, judged: &Judged, arrival: &Arrival<'_>) -> Rejected {
-        let (model, rule_set) = match &judged.verdict {
-            Ok(admitted) => (&admitted.model, &admitted.rule_set),
-            Err(rejected) => (&rejected.model, &rejected.rule_set),
-        };
-        self.admission.key_reused(meta_of(&judged.verdict), judged.given.as_deref(), model, rule_set, arrival)
-    }
-
     fn is_cancelled(&self, meta: &Meta) -> bool {
         self.cancellations.is_cancelled(&meta.tenant, &meta.request_id)
     }
 
     /// Writes the prompt, with what its rules found in it.
-    async fn build(&self, record: &Received, admitted: Admitted, taken: i64) -> Result<Plan, StageError> {
-        let Some(rules) = self.rules.get(&admitted.rule_set) else {
+    async fn build(
+        &self,
+        record: &Received,
+        admitted: Admitted,
+        settings: &Settings,
+        taken: i64,
+    ) -> Result<Plan, StageError> {
+        let Some(rules) = settings.rules.get(&admitted.rule_set) else {
             let ended = rule_set_missing(&admitted.rule_set);
             // Rules are rolled out before the tenants that name them; until then this waits.
             return match now_millis() < admitted.meta.deadline {
@@ -422,6 +423,19 @@ impl PromptBuilder {
     fn finished(&self, prompt: &Prompt) -> Result<Vec<Outgoing>, StageError> {
         finished_calls(prompt).iter().map(|call| call_record(&self.codec, call).map_err(broken)).collect()
     }
+}
+
+/// Whether a request that a door has let in is refused here for want of a model of which this builder may still be told.
+fn may_be_known_soon(rejected: &Rejected, record: &Received) -> bool {
+    rejected.ended.code == "model_not_found" && now_millis().saturating_sub(record.timestamp) < SPREADS_WITHIN
+}
+
+fn reused(judged: &Judged, Settings { admission, .. }: &Settings, arrival: &Arrival<'_>) -> Rejected {
+    let (model, rule_set) = match &judged.verdict {
+        Ok(admitted) => (&admitted.model, &admitted.rule_set),
+        Err(rejected) => (&rejected.model, &rejected.rule_set),
+    };
+    admission.key_reused(meta_of(&judged.verdict), judged.given.as_deref(), model, rule_set, arrival)
 }
 
 fn meta_of(verdict: &Result<Admitted, Box<Rejected>>) -> &Meta {

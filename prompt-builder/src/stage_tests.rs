@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use millrace_admission::Admission;
 use millrace_config::{KeyConfig, ModelConfig, TenantConfig, TopicBinding, hash_key};
 use millrace_provider::{FINISHED, UNCONFIRMED, Who};
 use millrace_schemas::{
@@ -180,6 +181,11 @@ fn config() -> Config {
     config
 }
 
+fn settings(config: &Config) -> Current {
+    let rules = millrace_rules::compile_all(&config.moderation.rule_sets, None).unwrap();
+    Current::new(Settings::judging(Admission::from_config(config).unwrap(), rules))
+}
+
 async fn bench_with(found: &[&str]) -> Bench {
     let store = Arc::new(Store::default());
     let embedder = Arc::new(FakeEmbedder::default());
@@ -190,7 +196,7 @@ async fn bench_with(found: &[&str]) -> Bench {
     let nowhere = RegistryAccess { url: "http://127.0.0.1:1".to_owned(), ..RegistryAccess::default() };
     let codec = Codec::connect(&nowhere, &[]).await.unwrap();
     let builder = PromptBuilder {
-        admission: Admission::from_config(&config()).unwrap(),
+        settings: settings(&config()),
         conversations: Conversations { kept: store.clone(), results: store.clone(), codec: codec.clone() },
         codec,
         keys: store.clone(),
@@ -198,11 +204,28 @@ async fn bench_with(found: &[&str]) -> Bench {
         partitions: Arc::new(Twelve),
         retriever: Some(retriever),
         cancellations: Cancellations::default(),
-        rules: millrace_rules::compile_all(&config().moderation.rule_sets, None).unwrap(),
         metrics: crate::metrics::PromptMetrics::new().unwrap(),
         lane: Lane::Batch,
     };
     Bench { builder, store, embedder, passages }
+}
+
+#[tokio::test]
+async fn a_model_that_its_door_knows_is_waited_for_a_little() {
+    let bench = bench().await;
+    let body = br#"{"model":"new","messages":[{"role":"user","content":"hi"}]}"#.to_vec();
+    let of_a_door = Request { request_id: Some(RequestId::fresh("acme").into_string()), ..Request::new(body.clone()) };
+    let record = bench.signed(1, &of_a_door);
+    assert!(matches!(bench.builder.process(&record).await, Err(StageError::Retry { .. })));
+    let mut config = config();
+    config.models.insert("new".to_owned(), ModelConfig::chat("p", 8_192));
+    bench.builder.settings.replace(settings(&config).now());
+    assert_eq!(bench.built(&record).await.model, "new");
+    bench.builder.settings.replace(settings(&self::config()).now());
+    let old = Received { timestamp: record.timestamp - SPREADS_WITHIN, ..record };
+    bench.poisoned(&old, "model_not_found").await;
+    // A producer of its own is told at once.
+    bench.poisoned(&bench.signed(2, &Request::new(body)), "model_not_found").await;
 }
 
 async fn bench() -> Bench {
@@ -228,7 +251,8 @@ impl Bench {
     /// A signed Avro record on the shared topic.
     fn signed(&self, offset: i64, request: &Request) -> Received {
         let value = self.builder.codec.encode(request).unwrap();
-        let directory = self.builder.admission.directory();
+        let settings = self.builder.settings.now();
+        let directory = settings.admission.directory();
         let signature = directory.sign(&directory.verify_key("sk-a", 0).unwrap(), &value).unwrap();
         received("requests.batch", offset, value, &[(SIGNATURE_HEADER, &signature)])
     }

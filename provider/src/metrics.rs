@@ -101,6 +101,14 @@ impl Metrics {
         OfKeys { provider: provider.to_owned(), metrics: self.clone(), unread }
     }
 
+    /// A provider that is gone has no state; what was counted of it stays.
+    pub fn forget(&self, provider: &str) {
+        for gauges in [&self.state, &self.limit, &self.keys_unread] {
+            // Those that were never set are not there.
+            let _absent = gauges.remove_label_values(&[provider]);
+        }
+    }
+
     pub fn of(&self, provider: &str) -> OfProvider {
         OfProvider {
             state: self.state.with_label_values(&[provider]),

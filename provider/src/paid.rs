@@ -196,6 +196,16 @@ impl<L: CallLog> Ledgered<L> {
         Self { log, prices, metrics }
     }
 
+    /// On the same log with these prices: for all calls of one request, so that the table that announces a call
+    /// bills it.
+    #[must_use]
+    pub fn with_prices(&self, prices: Arc<PriceTable>) -> Self
+    where
+        L: Clone,
+    {
+        Self { prices, log: self.log.clone(), metrics: self.metrics.clone() }
+    }
+
     /// What calls cost.
     #[must_use]
     pub fn prices(&self) -> &PriceTable {
@@ -370,7 +380,7 @@ pub fn line_from_usage(started: &Call, usage: Usage, prices: &PriceTable) -> Cal
         cached_input_tokens: tokens(usage.cached_input_tokens),
         output_tokens: tokens(usage.output_tokens),
     };
-    // The row was there when the call started, and tables do not change under a process.
+    // The row was there when the call started: it is the same table.
     let amount = prices
         .lookup(&started.provider, &started.model, started.started_at / 1000)
         .map_or_else(Amount::default, |price| Amount::total(&price.lines(priced)));

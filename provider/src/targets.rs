@@ -43,12 +43,17 @@ pub enum ProvidersError {
     },
 }
 
-/// All configured models with the providers that serve them. Cheap to clone.
+/// All configured models with the providers that serve them. Cheap to clone, and never changes: a change of the
+/// configuration makes [others](Self::next).
 #[derive(Clone)]
 pub struct Providers {
     routes: Arc<BTreeMap<String, Vec<Target>>>,
+    upstreams: Arc<Upstreams>,
     metrics: Metrics,
 }
+
+/// Providers by their names, each with what it is made of.
+type Upstreams = BTreeMap<String, (ProviderConfig, Arc<Upstream>)>;
 
 /// A model at a provider. Cheap to clone; clones share the provider's connections, limit and breaker.
 #[derive(Clone)]
@@ -89,18 +94,77 @@ impl Providers {
     ///
     /// # Errors
     /// [`ProvidersError`].
+    ///
+    /// # Panics
+    /// Never in practice: the metrics' names are constant.
     pub fn new(config: &Config) -> Result<Self, ProvidersError> {
+        Self::made(config, Metrics::new().expect("our metrics have valid names"), &Upstreams::new())
+    }
+
+    /// Where nobody is called.
+    ///
+    /// # Panics
+    /// Never in practice: the metrics' names are constant.
+    #[must_use]
+    pub fn none() -> Self {
         let metrics = Metrics::new().expect("our metrics have valid names");
+        Self { routes: Arc::default(), upstreams: Arc::default(), metrics }
+    }
+
+    /// Those of another configuration, to be used in the place of these. A provider that is reached as before goes on with
+    /// its connections, its breaker, its limit and whoever waits for it, and with its keys unless they have changed; any other
+    /// begins anew. Calls on their way end where they began.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn next(&self, config: &Config) -> Result<Self, ProvidersError> {
+        Self::made(config, self.metrics.clone(), &self.upstreams)
+    }
+
+    /// Whether these are the same, and not others made of the same configuration.
+    #[must_use]
+    pub fn are(&self, others: &Self) -> bool {
+        Arc::ptr_eq(&self.routes, &others.routes)
+    }
+
+    /// Whether the providers are made of these entries.
+    #[must_use]
+    pub fn are_of(&self, entries: &BTreeMap<String, ProviderConfig>) -> bool {
+        let ours = self.upstreams.iter().map(|(name, (entry, _))| (name, entry));
+        ours.eq(entries.iter())
+    }
+
+    /// Shows of those `before` only what is still there.
+    pub fn forget_gone(&self, before: &Self) {
+        for (name, (_, upstream)) in before.upstreams.iter() {
+            let now = self.upstreams.get(name).map(|(_, upstream)| upstream);
+            if now.is_none_or(|now| !Arc::ptr_eq(now, upstream)) {
+                upstream.keys.forget();
+            }
+            if now.is_none() {
+                self.metrics.forget(name);
+            }
+        }
+    }
+
+    fn made(config: &Config, metrics: Metrics, before: &Upstreams) -> Result<Self, ProvidersError> {
+        let upstream = |name: &String, provider: &ProviderConfig| match before.get(name) {
+            Some((same, upstream)) if is_reached_alike(same, provider) => match has_same_keys(same, provider) {
+                true => Ok(Arc::clone(upstream)),
+                false => upstream.with_keys(name, provider, &metrics).map(Arc::new),
+            },
+            Some(_) | None => Upstream::new(name, provider, &metrics).map(Arc::new),
+        };
         let upstreams = config
             .providers
             .iter()
-            .map(|(name, provider)| Ok((name.as_str(), Arc::new(Upstream::new(name, provider, &metrics)?))))
-            .collect::<Result<BTreeMap<&str, Arc<Upstream>>, ProvidersError>>()?;
+            .map(|(name, provider)| Ok((name.clone(), (provider.clone(), upstream(name, provider)?))))
+            .collect::<Result<Upstreams, ProvidersError>>()?;
         let target = |alias: &String| {
             let model = config.models.get(alias)?;
-            Some(upstreams.get(model.provider.as_str()).zip(config.providers.get(&model.provider)).map_or_else(
+            Some(upstreams.get(&model.provider).map_or_else(
                 || Err(ProvidersError::UnknownProvider { model: alias.clone(), provider: model.provider.clone() }),
-                |(upstream, provider)| {
+                |(provider, upstream)| {
                     Ok(Target {
                         alias: alias.clone(),
                         model: model.upstream_name(alias).to_owned(),
@@ -118,7 +182,7 @@ impl Providers {
             let route = std::iter::once(alias).chain(&model.fallbacks).filter_map(target);
             routes.insert(alias.clone(), route.collect::<Result<Vec<_>, _>>()?);
         }
-        Ok(Self { routes: Arc::new(routes), metrics })
+        Ok(Self { routes: Arc::new(routes), upstreams: Arc::new(upstreams), metrics })
     }
 
     /// Shows the providers' breakers and limits; once per process.
@@ -145,6 +209,23 @@ impl Providers {
     pub fn route(&self, alias: &str) -> &[Target] {
         self.routes.get(alias).map(Vec::as_slice).unwrap_or_default()
     }
+}
+
+/// Whether two entries differ in nothing that connections, the breaker or the limit are made of.
+fn is_reached_alike(one: &ProviderConfig, other: &ProviderConfig) -> bool {
+    let ProviderConfig { api_key, api_keys, api_keys_file, .. } = other.clone();
+    let ProviderConfig { key_quarantine_ms, timeout_ms, max_attempts, .. } = *other;
+    let same =
+        ProviderConfig { api_key, api_keys, api_keys_file, key_quarantine_ms, timeout_ms, max_attempts, ..one.clone() };
+    same == *other
+}
+
+fn has_same_keys(one: &ProviderConfig, other: &ProviderConfig) -> bool {
+    let keys = |provider: &ProviderConfig| {
+        let ProviderConfig { api_key, api_keys, api_keys_file, key_quarantine_ms, .. } = provider.clone();
+        (api_key, api_keys, api_keys_file, key_quarantine_ms)
+    };
+    keys(one) == keys(other)
 }
 
 impl Target {
@@ -224,6 +305,12 @@ impl Slot {
 }
 
 impl Upstream {
+    /// The same provider with other keys.
+    fn with_keys(&self, name: &str, provider: &ProviderConfig, metrics: &Metrics) -> Result<Self, ProvidersError> {
+        let keys = Keys::new(name, provider, metrics.of_keys(name)).map_err(ProvidersError::Keys)?;
+        Ok(Self { client: self.client.clone(), http: self.http.clone(), keys, gate: Arc::clone(&self.gate) })
+    }
+
     fn new(name: &str, provider: &ProviderConfig, metrics: &Metrics) -> Result<Self, ProvidersError> {
         let http = reqwest::Client::builder()
             // A proxy of the environment would see keys and prompts that were not meant for it.

@@ -38,6 +38,6 @@ pub use crate::error::{CompletionError, RulesError};
 pub use crate::injection::{InjectionAction, InjectionRule};
 pub use crate::placeholders::Placeholders;
 pub use crate::prompt::{PromptHit, PromptVerdict};
-pub use crate::sets::{compile_all, load};
+pub use crate::sets::{RuleSets, compile_all};
 pub use crate::streaming::{Redactor, Streaming};
 pub use crate::verdict::{Action, Hit, HitKind, MAX_HITS, Verdict};

@@ -22,7 +22,7 @@ pub trait World {
     /// Whether there is such a rule set.
     fn has_rule_set(&self, name: &str) -> bool;
     /// The currency that calls are charged in.
-    fn currency(&self) -> &str;
+    fn currency(&self) -> String;
     /// Whether there is such an entry.
     fn has_entry(&self, name: &EntryName) -> bool;
 }
@@ -206,7 +206,7 @@ fn check(name: &EntryName, member: &str, shape: Shape, value: &Value, world: &im
             world.has_entry(&EntryName::User(tenant, user.to_owned()))
         }),
         Shape::Limits => limits(member, value),
-        Shape::Budget => budget(member, value, world.currency()),
+        Shape::Budget => budget(member, value, &world.currency()),
     }
 }
 
@@ -338,8 +338,8 @@ mod tests {
             name == "strict"
         }
 
-        fn currency(&self) -> &str {
-            "USD"
+        fn currency(&self) -> String {
+            "USD".to_owned()
         }
 
         fn has_entry(&self, name: &EntryName) -> bool {

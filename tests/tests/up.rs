@@ -231,6 +231,134 @@ async fn write(kafka: &str, bearer: &str, body: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Rules, prices, models, routes and providers change in the file while requests go on: each takes effect, and none
+/// fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_prices_routes_and_providers_change_while_it_runs() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name);
+    let (file, prices, log) = (path("millrace.toml"), path("prices.toml"), path("log"));
+    let args = ["run", "simulated-provider", "--listen", "127.0.0.1:0", "--json"];
+    let mut second = Process::start("second", &args, path("second"))?;
+    let second_said: Value = serde_json::from_str(&second.line("{").await?)?;
+    let url = second_said["url"].as_str().context("url")?;
+    let settings = |more: &str| {
+        let keys = "[tenants.acme]\nkeys = [{ id = \"one\", key = \"one\" }]";
+        format!("pricing.file = {prices:?}\n{keys}\n{more}")
+    };
+    std::fs::write(&prices, price_table("first", 1_000))?;
+    std::fs::write(&file, settings(""))?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
+    let (data, config) = (text(&path("data"))?, text(&file)?);
+    let args = ["up", "--config", &config, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
+    let mut process = Process::start("settings", &args, log.clone())?;
+    let said: Value = serde_json::from_str(&process.line("{").await?)?;
+    let http = said["http"].as_str().context("http")?.to_owned();
+    let (stop, door) = (CancellationToken::new(), http.clone());
+    let told = stop.clone();
+    let asking = tokio::spawn(async move {
+        let mut answered = 0;
+        while !told.is_cancelled() {
+            ask(&door, "one").await.with_context(|| format!("after {answered}"))?;
+            answered += 1;
+        }
+        anyhow::Ok(answered)
+    });
+
+    // A file that is named is looked at, too.
+    ensure!(nanos_per_token(&http).await? == 1_000);
+    std::fs::write(&prices, price_table("second", 7_000))?;
+    until("the second prices count", async || Ok(nanos_per_token(&http).await? == 7_000)).await?;
+    let rules =
+        "[moderation.rule_sets.default]\nprompt.terms = [{ name = \"t\", words = [\"hats\"], action = \"block\" }]\n";
+    std::fs::write(&file, settings(rules))?;
+    process.signal("HUP").await?;
+    until("the rule holds", async || Ok(asked(&http, "sim-small", "hats").await?.status() == 403)).await?;
+    let house = |provider: &str| {
+        format!(
+            "[providers.{provider}]\nbase_url = \"{url}\"\n[models.house]\nprovider = \"{provider}\"\n\
+             upstream = \"sim-small\"\ncontext_tokens = 8000\n"
+        )
+    };
+    std::fs::write(&file, settings(&format!("{rules}{}", house("second"))))?;
+    process.signal("HUP").await?;
+    until("a model at a new provider", async || answered_by(&http, "house", "second").await).await?;
+    // It goes to another one, and the first is gone.
+    let good = format!("{rules}{}", house("third"));
+    std::fs::write(&file, settings(&good))?;
+    process.signal("HUP").await?;
+    until("the model's new route", async || answered_by(&http, "house", "third").await).await?;
+
+    // What can not be used changes nothing.
+    let unpriced = good.replace("upstream = \"sim-small\"", "upstream = \"unpriced\"");
+    for (bad, told) in
+        [(good.replace("hats\"]", "\"]"), "rule set `default`"), (unpriced, "no price for the model `unpriced`")]
+    {
+        std::fs::write(&file, settings(&bad))?;
+        process.signal("HUP").await?;
+        until_logged(&log, told).await?;
+    }
+    std::fs::write(&file, settings(&good))?;
+    std::fs::write(&prices, "version = ")?;
+    process.signal("HUP").await?;
+    until_logged(&log, "not a price table").await?;
+    ensure!(nanos_per_token(&http).await? == 7_000);
+    ensure!(asked(&http, "sim-small", "hats").await?.status() == 403);
+    ensure!(answered_by(&http, "house", "third").await?);
+    stop.cancel();
+    let answered: usize = asking.await??;
+    ensure!(answered > 0);
+    process.terminate().await?;
+    second.terminate().await
+}
+
+/// So many nano-units for a token of any model.
+fn price_table(version: &str, nanos: u64) -> String {
+    let row = |model: &str| {
+        format!(
+            "[[price]]\nprovider = \"*\"\nmodel = \"{model}\"\neffective_from = 2020-01-01\n\
+             input_per_million = {0}\noutput_per_million = {0}\n",
+            nanos * 1_000_000
+        )
+    };
+    let rows: String = ["sim-small", "sim-large", "sim-embed"].map(row).concat();
+    format!("version = \"{version}\"\ncurrency = \"USD\"\n{rows}")
+}
+
+async fn asked(http: &str, model: &str, content: &str) -> anyhow::Result<reqwest::Response> {
+    let body = json!({ "model": model, "messages": [{ "role": "user", "content": content }] });
+    Ok(client()?.post(format!("{http}/v1/chat/completions")).bearer_auth("one").json(&body).send().await?)
+}
+
+async fn answered_by(http: &str, model: &str, provider: &str) -> anyhow::Result<bool> {
+    let answer = asked(http, model, "Say hello").await?;
+    if answer.status() == 404 {
+        return Ok(false);
+    }
+    ensure!(answer.status() == 200, "{}", answer.text().await?);
+    Ok(answer.headers().get("x-millrace-provider").is_some_and(|by| by == provider))
+}
+
+/// What an answer was charged.
+async fn nanos_per_token(http: &str) -> anyhow::Result<u64> {
+    let answer = asked(http, "sim-small", "Say hello").await?;
+    ensure!(answer.status() == 200, "{}", answer.text().await?);
+    let cost = answer.headers().get("x-millrace-cost").context("x-millrace-cost")?.to_str()?.to_owned();
+    let nanos: u64 = cost.trim_end_matches(" USD").replace('.', "").parse()?;
+    let answer: Value = answer.json().await?;
+    Ok(nanos / answer["usage"]["total_tokens"].as_u64().context("usage")?)
+}
+
+async fn until(what: &str, is_so: impl AsyncFn() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    for _ in 0..300 {
+        if is_so().await? {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("not in time: {what}")
+}
+
 async fn until_let_in(http: &str, key: &str, expected: bool) -> anyhow::Result<()> {
     for _ in 0..300 {
         let status = client()?.get(format!("{http}/v1/models")).bearer_auth(key).send().await?.status();

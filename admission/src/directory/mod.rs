@@ -30,6 +30,10 @@ pub const DEFAULT_USER: &str = "default";
 /// no more are good for records until then.
 pub const LINGERS: i64 = 120_000;
 
+/// Within this time, milliseconds, a configuration that is replaced everywhere at once has been taken up everywhere: what an
+/// earlier service has let in is not refused for want of a model until then.
+pub const SPREADS_WITHIN: i64 = 30_000;
+
 /// A proven identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {

@@ -80,15 +80,15 @@ impl Ingress {
 
 impl World for Ingress {
     fn has_model(&self, name: &str) -> bool {
-        self.models.contains_key(name)
+        self.settings.now().admission.models().contains_key(name)
     }
 
     fn has_rule_set(&self, name: &str) -> bool {
-        self.rules.contains_key(name)
+        self.settings.now().rules.has(name)
     }
 
-    fn currency(&self) -> &str {
-        &self.currency
+    fn currency(&self) -> String {
+        self.settings.now().prices.currency().to_owned()
     }
 
     fn has_entry(&self, name: &EntryName) -> bool {

@@ -87,7 +87,8 @@ impl Judge {
             let message = "Another line has the same 'custom_id': give each line its own.";
             return Err(Ended::invalid("duplicate_custom_id", Some("custom_id"), message));
         }
-        let admitted = ingress.admission.judge_line(&self.principal, self.operation, &line, now_micros())?;
+        let settings = ingress.settings.now();
+        let admitted = settings.admission.judge_line(&self.principal, self.operation, &line, now_micros())?;
         if self.models.len() < 2 {
             self.models.insert(admitted.model);
         }

@@ -324,7 +324,7 @@ impl Run {
             return;
         }
         let batch = &self.stored.value;
-        let can_sign = self.ingress.admission.directory().may_sign(&self.principal, now_millis());
+        let can_sign = self.ingress.directory().may_sign(&self.principal, now_millis());
         if batch.status != Status::Cancelling && !can_sign {
             let message = "The key that the batch was made with is not good any more: make it again with another one.";
             self.give_up(of_file("invalid_api_key", message.to_owned()));

@@ -7,6 +7,7 @@ use comfy_table::Table;
 use millrace_config::{Config, StorageConfig};
 use millrace_issuers::read_keys;
 use millrace_provider::configured_keys;
+use millrace_rules::RuleSets;
 use millrace_storage::Storage;
 use serde::Serialize;
 
@@ -69,29 +70,28 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The rule sets, and whether tenants of the configuration name others. Every service that holds something to them reads
-/// them itself, so this is to be asked where the services are.
+/// The rule sets, and whether tenants of the configuration name others. Every service reads them itself, so this is to be
+/// asked where the services are.
 fn rules(config: &Config) -> Finding {
     let check = "rule sets";
     let moderation = &config.moderation;
-    let sets = match millrace_rules::load(&moderation.rule_sets, moderation.rules_file.as_deref()) {
+    let sets = match RuleSets::load(&moderation.rule_sets, moderation.rules_file.as_deref()) {
         Ok(sets) => sets,
-        Err(error) => return Finding::bad(check, format!("{error}; no service that reads them starts")),
+        Err(error) => return Finding::bad(check, format!("{error}; no service starts with it")),
     };
     let named = config.tenants.iter().filter_map(|(tenant, it)| Some((tenant, it.moderation.as_deref()?)));
-    match named.into_iter().find(|(_, set)| !sets.contains_key(*set)) {
+    match named.into_iter().find(|(_, set)| !sets.has(set)) {
         Some((tenant, set)) => Finding::bad(
             check,
             format!(
-                "tenant `{tenant}` names `{set}`, which is not known: its requests wait at the prompt builder until their \
-                 deadline. Write it in moderation.rules_file, which ingress, prompt-builder, inference-router and \
-                 moderator need, each with the same contents"
+                "tenant `{tenant}` names `{set}`, which is not known: no service starts with it. Write it in \
+                 moderation.rules_file, which every service needs, each with the same contents"
             ),
         ),
-        None if !sets.contains_key(&moderation.default) => {
+        None if !sets.has(&moderation.default) => {
             Finding::bad(check, format!("moderation.default is `{}`, which is not known", moderation.default))
         }
-        None => Finding::good(check, format!("{} can be used", sets.len())),
+        None => Finding::good(check, format!("{} can be used", sets.count())),
     }
 }
 
@@ -233,7 +233,7 @@ mod tests {
         config.tenants.insert("acme".to_owned(), acme);
         let finding = rules(&config);
         assert!(!finding.ok && finding.detail.contains("tenant `acme` names `strict`"), "{}", finding.detail);
-        assert!(finding.detail.contains("prompt-builder"), "{}", finding.detail);
+        assert!(finding.detail.contains("no service starts"), "{}", finding.detail);
         config.moderation.rule_sets.insert("strict".to_owned(), "{ prompt = {} }".parse().expect("TOML"));
         assert!(rules(&config).ok);
         config.moderation.rules_file = Some("/nowhere/rules.toml".into());

@@ -144,6 +144,14 @@ impl Keys {
         }
     }
 
+    /// They are used no more: nothing is shown of them.
+    pub fn forget(&self) {
+        match self {
+            Self::None | Self::One(_) => {}
+            Self::Pool(pool) => pool.shared().keys.values().for_each(|key| pool.metrics.forget(&key.name)),
+        }
+    }
+
     /// A key for one call, if one has room.
     pub fn take(&self) -> Option<Held> {
         match self {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod keys;
+mod replaced;
 mod streams;
 
 use std::net::SocketAddr;

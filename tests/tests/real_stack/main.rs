@@ -82,6 +82,7 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     rates::hold_over_all_doors(&pipeline).await?;
     keys::of_a_pool_change_under_load(&mut pipeline).await?;
     reload::is_taken_up_under_load(&mut pipeline).await?;
+    reload::changes_rules_prices_and_routes_under_load(&mut pipeline).await?;
     batches::survive_the_death_of_every_replica(&mut pipeline).await?;
     clients::as_a_customer_of_the_broker(&stack, &pipeline).await?;
     customers::never_meet_on_the_broker(&stack, &pipeline).await?;

@@ -1,13 +1,14 @@
 //! The file of every process changes under load: what can be taken up is, what can not changes nothing, and no
 //! request is lost.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use millrace_tests::{Pipeline, TENANT_KEY, client};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 /// A second key of a tenant that there is.
@@ -74,6 +75,95 @@ pub async fn is_taken_up_under_load(pipeline: &mut Pipeline) -> anyhow::Result<(
     let answered = counted(&mut asking).await?;
     ensure!(answered.iter().all(|answered| *answered > 0), "{answered:?}");
     Ok(())
+}
+
+/// Each process by itself takes up another rule, another price table, and a model at a provider that is new, and gives them up
+/// again.
+pub async fn changes_rules_prices_and_routes_under_load(pipeline: &mut Pipeline) -> anyhow::Result<()> {
+    let first = values(pipeline, "millrace_config_info").await?;
+    let (stop, mut asking) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+    for asker in 0..ASKERS {
+        asking.spawn(asks(door(pipeline, asker), TENANT_KEY, Arc::clone(&stop)));
+    }
+    // The cost stays: what the provider takes is held against it later.
+    let row = |model: &str, input: u64, cached: u64, output: u64| {
+        format!(
+            "[[price]]\nprovider = \"*\"\nmodel = \"{model}\"\neffective_from = 2020-01-01\ninput_per_million = {input}\n\
+             cached_input_per_million = {cached}\noutput_per_million = {output}\ncharge_input_per_million = {NANOS}000000\n\
+             charge_cached_input_per_million = {NANOS}000000\ncharge_output_per_million = {NANOS}000000\n"
+        )
+    };
+    let table = [
+        "version = \"real-stack-2\"\ncurrency = \"USD\"\n".to_owned(),
+        row("sim-small", 150_000_000, 75_000_000, 600_000_000),
+        row("sim-large", 2_500_000_000, 1_250_000_000, 10_000_000_000),
+        row("sim-embed", 20_000_000, 20_000_000, 0),
+    ];
+    let prices = pipeline.folder().join("prices-2.toml");
+    std::fs::write(&prices, table.concat())?;
+    edit(pipeline, |settings| changed(&settings, &prices))?;
+    until(pipeline, "millrace_config_reloads_total{result=\"applied\"}", |n| n == 3).await?;
+    for door in pipeline.doors.clone() {
+        let (status, provider, nanos) = asked(&door, "house", "Are you new?").await?;
+        ensure!((status, provider.as_str(), nanos) == (200, "spare", Some(NANOS)), "{status} {provider} {nanos:?}");
+        let (status, ..) = asked(&door, "house", "Where is Atlantis?").await?;
+        ensure!(status == 403, "{status}");
+    }
+
+    // The table goes wrong: the one before stays.
+    std::fs::write(&prices, "version = ")?;
+    hang_up(pipeline).await?;
+    until(pipeline, "millrace_config_last_reload_successful", |n| n == 0).await?;
+    for door in pipeline.doors.clone() {
+        let (status, _, nanos) = asked(&door, "house", "Are you still there?").await?;
+        ensure!((status, nanos) == (200, Some(NANOS)), "{status} {nanos:?}");
+    }
+    edit(pipeline, |settings| unchanged(&settings))?;
+    until(pipeline, "millrace_config_reloads_total{result=\"applied\"}", |n| n == 4).await?;
+    ensure!(values(pipeline, "millrace_config_info").await? == first, "it says what it said at first");
+    for door in pipeline.doors.clone() {
+        ensure!(asked(&door, "house", "Are you gone?").await?.0 == 404);
+        ensure!(asked(&door, "sim-small", "Where is Atlantis?").await?.0 == 200);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let answered = counted(&mut asking).await?;
+    ensure!(answered.iter().all(|answered| *answered > 0), "{answered:?}");
+    Ok(())
+}
+
+/// What a token is charged by the second table.
+const NANOS: u64 = 7_000;
+const RULES: &str = "[moderation.rule_sets.default]\n";
+const OTHER_RULES: &str = "[moderation.rule_sets.default]\n\
+                           prompt = { terms = [{ name = \"t\", words = [\"Atlantis\"], action = \"block\" }] }\n";
+const ADDED: &str = "\n[providers.spare]\n";
+
+fn changed(settings: &str, prices: &Path) -> String {
+    let url = settings.split_once("[providers.sim]\nbase_url = ").and_then(|(_, rest)| rest.lines().next());
+    format!(
+        "{}{ADDED}base_url = {}\n[models.house]\nprovider = \"spare\"\nupstream = \"sim-small\"\ncontext_tokens = 8000\n\
+         [pricing]\nfile = {prices:?}\n",
+        settings.replace(RULES, OTHER_RULES),
+        url.unwrap_or_default()
+    )
+}
+
+fn unchanged(settings: &str) -> String {
+    let end = settings.find(ADDED).unwrap_or(settings.len());
+    settings[..end].replace(OTHER_RULES, RULES)
+}
+
+/// The status of an answer, who gave it, and what a token of it was charged.
+async fn asked(door: &str, model: &str, content: &str) -> anyhow::Result<(u16, String, Option<u64>)> {
+    let body = json!({ "model": model, "messages": [{ "role": "user", "content": content }] });
+    let answer =
+        client()?.post(format!("{door}/v1/chat/completions")).bearer_auth(TENANT_KEY).json(&body).send().await?;
+    let header =
+        |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let (status, provider, cost) = (answer.status().as_u16(), header("x-millrace-provider"), header("x-millrace-cost"));
+    let answer: Value = answer.json().await?;
+    let nanos = cost.trim_end_matches(" USD").replace('.', "").parse::<u64>().ok();
+    Ok((status, provider, nanos.zip(answer["usage"]["total_tokens"].as_u64()).map(|(nanos, tokens)| nanos / tokens)))
 }
 
 fn edit(pipeline: &mut Pipeline, edit: impl Fn(String) -> String) -> anyhow::Result<()> {
