@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use millrace_config::{KeyConfig, ModelConfig, TenantConfig, TopicBinding, hash_key};
+use millrace_config::{KeyConfig, ModelConfig, StorageConfig, TenantConfig, TopicBinding, hash_key};
 use millrace_provider::{FINISHED, UNCONFIRMED, Who};
 use millrace_schemas::{
     Call, CallKind, CallLine, Coordinates, EndedStatus, Moderation, Outcome, OutcomeStatus, RegistryAccess, RequestId,
@@ -159,6 +159,8 @@ fn line(status: &str) -> CallLine {
 }
 
 struct Bench {
+    _folder: tempfile::TempDir,
+    storage: Storage,
     builder: PromptBuilder,
     store: Arc<Store>,
     embedder: Arc<FakeEmbedder>,
@@ -189,7 +191,12 @@ async fn bench_with(found: &[&str]) -> Bench {
     // Without topics nothing is registered, and no registry is asked.
     let nowhere = RegistryAccess { url: "http://127.0.0.1:1".to_owned(), ..RegistryAccess::default() };
     let codec = Codec::connect(&nowhere, &[]).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let storage = StorageConfig::Embedded { path: folder.path().join("store") };
+    let storage = Storage::open(&storage).await.unwrap();
     let builder = PromptBuilder {
+        aside: Aside { bodies: Bodies::new(storage.clone(), 1 << 20), inline_bytes: config().limits.inline_bytes },
+        most_bytes: config().limits.body_bytes,
         admission: Admission::from_config(&config()).unwrap(),
         conversations: Conversations { kept: store.clone(), results: store.clone(), codec: codec.clone() },
         codec,
@@ -202,7 +209,7 @@ async fn bench_with(found: &[&str]) -> Bench {
         metrics: crate::metrics::PromptMetrics::new().unwrap(),
         lane: Lane::Batch,
     };
-    Bench { builder, store, embedder, passages }
+    Bench { _folder: folder, storage, builder, store, embedder, passages }
 }
 
 async fn bench() -> Bench {
@@ -592,6 +599,9 @@ async fn a_request_that_was_taken_back_is_not_built_and_keeps_its_key() {
     other.builder.cancellations.cancel("rival", &id);
     assert!(!other.builder.is_cancelled(&prompt.meta));
 }
+
+#[path = "beside_tests.rs"]
+mod beside;
 
 #[path = "rules_tests.rs"]
 mod rules;
