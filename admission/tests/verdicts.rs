@@ -121,8 +121,8 @@ fn bodies_that_are_no_request() {
     let named = |body: &str| Request { body_file: Some("file-1".to_owned()), ..with_body(body) };
     let part = |data: &str| format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}"#);
     let picture =
-        |data: &str| format!(r#"{{"model":"small","messages":[{{"role":"user","content":[{}]}}]}}"#, part(data));
-    assert!(admit(named(&picture(&long))).is_ok(), "what is in a file may be longer");
+        |data: &str| format!(r#"{{"model":"large","messages":[{{"role":"user","content":[{}]}}]}}"#, part(data));
+    assert!(verdict(named(&picture(&long))).is_ok(), "what is in a file may be longer");
     refused(named(&picture(&longer)), "request_too_large", None, 413);
     let other = Request { operation: "responses".to_owned(), ..named(&picture(&long)) };
     refused(other, "request_too_large", None, 413);

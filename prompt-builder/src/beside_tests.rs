@@ -145,7 +145,7 @@ async fn an_outage_ends_nothing_and_what_was_paid_is_not_paid_again() {
     let away = Arc::new(Away { parts: bench.storage.parts.clone(), is_away: AtomicBool::new(false) });
     let storage = Storage { parts: away.clone(), ..bench.storage.clone() };
     bench.builder.aside.bodies = Bodies::new(storage, 1 << 20);
-    let asking = picture().replace("\"model\"", r#""millrace":{"collection":"handbook"},"model""#);
+    let asking = picture().replace("\"model\"", r#""millrace":{"collection":"handbook","top_k":2},"model""#);
     bench.file("acme", "file-1", &picture()).await;
     bench.file("acme", "file-2", &asking).await;
 

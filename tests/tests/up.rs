@@ -159,7 +159,8 @@ async fn requests_that_are_larger_than_a_record_reach_the_provider_whole() -> an
     let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
     let (data, file) = (text(&data)?, text(&file)?);
     let args = ["up", "--config", &file, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
-    let args = [&args[..], &["--provider", &provider.url(), "--model", "sim-small"]].concat();
+    let url = provider.url();
+    let args = [&args[..], &["--provider", &url, "--model", "sim-small"]].concat();
     let mut process = Process::start("bodies", &args, folder.path().join("log"))?;
     let said: Value = serde_json::from_str(&process.line("{").await?)?;
     let (http, kafka) = (said["http"].as_str().context("http")?, said["kafka"].as_str().context("kafka")?);
