@@ -17,7 +17,7 @@ use crate::meta::{self, Arrival, Rejected, Wrong, cut};
 use crate::responses;
 use crate::size::{Most, Size, fit, named_limit, named_output};
 use crate::stream::Stream;
-use crate::tokens;
+use crate::tokens::{self, Counter};
 
 /// Members of a chat that are read here, and so may be there only once: a second one could say something
 /// else to the provider.
@@ -148,7 +148,10 @@ impl Admission {
             Some(wrong) => Err(wrong),
             None => lane(standing.as_ref(), arrival)
                 .and_then(|()| operation(&request.operation))
-                .and_then(|operation| self.judge(standing.as_ref(), operation, request.body, &mut model))
+                .and_then(|operation| {
+                    self.check_length(&request, request.body.len() as u64)?;
+                    self.judge(standing.as_ref(), operation, request.body, &mut model)
+                })
                 .map_err(Wrong::from),
         };
         match judged.and_then(|judged| judged.complete(meta.clone(), rule_set.clone()).map_err(Wrong::from)) {
@@ -199,6 +202,27 @@ impl Admission {
         self.directory.rule_set(tenant).unwrap_or_else(|| self.rule_set.clone())
     }
 
+    /// Whether the body of a request may have so many bytes: in its record, or in the file that it names.
+    ///
+    /// # Errors
+    /// How it ends that has more.
+    pub fn check_length(&self, request: &Request, bytes: u64) -> Result<(), Ended> {
+        let LimitsConfig { inline_bytes, body_bytes, .. } = self.limits;
+        let is_chat = request.operation == Operation::Chat.as_str();
+        let (most, hint) = match &request.body_file {
+            Some(_) if is_chat => (body_bytes, String::new()),
+            None if is_chat => {
+                (inline_bytes, format!(" A record may name an uploaded file of at most {body_bytes} instead."))
+            }
+            Some(_) | None => (inline_bytes, String::new()),
+        };
+        if bytes <= most as u64 {
+            return Ok(());
+        }
+        let message = format!("The request body has {bytes} bytes: send at most {most}.{hint}");
+        Err(Ended { http_status: 413, ..Ended::invalid("request_too_large", None, message) })
+    }
+
     fn judge(
         &self,
         standing: Option<&Standing>,
@@ -211,7 +235,7 @@ impl Admission {
             Operation::Embeddings => &embeddings::READ,
             Operation::Responses => &responses::READ,
         };
-        let body = self.read_body(body, read)?;
+        let body = read_body(body, read)?;
         // The name is told in the outcome, whatever becomes of the request.
         body.get("model").and_then(json::string).into_iter().for_each(|name| *model = name.into_owned());
         let limits = self.model(standing, operation, &body)?;
@@ -243,39 +267,6 @@ impl Admission {
             body.set("max_completion_tokens", &output.into());
         }
         Ok(Judged { model, size, choices, stream, collection, previous: None, labels: extension.labels, body })
-    }
-
-    fn read_body(&self, body: Vec<u8>, read: &[&str]) -> Result<EditableBody, Ended> {
-        let most = self.limits.inline_bytes;
-        if body.len() > most {
-            let message = format!("The request body has {} bytes: send at most {most}.", body.len());
-            return Err(Ended { http_status: 413, ..Ended::invalid("request_too_large", None, message) });
-        }
-        let text = String::from_utf8(body).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            let message = format!("The request body is not UTF-8 (byte {at}): encode it as UTF-8.");
-            Ended::invalid("invalid_utf8", None, message)
-        })?;
-        let body = EditableBody::read(text).map_err(|error| match error {
-            NotAnObject::Syntax(what) => Ended::invalid(
-                "invalid_json",
-                None,
-                format!("We could not parse the JSON body of your request: {what}."),
-            ),
-            NotAnObject::Other(kind) => Ended::invalid(
-                "invalid_json",
-                None,
-                format!(
-                    "The request body is {kind}, not a JSON object: send one with '{}' and '{}'.",
-                    read[0], read[1]
-                ),
-            ),
-        })?;
-        if let Some(key) = read.iter().find(|key| body.keys().filter(|k| k == *key).count() > 1) {
-            let message = format!("'{key}' is given twice: give it once.");
-            return Err(Ended::invalid("duplicate_parameter", Some(key), message));
-        }
-        Ok(body)
     }
 
     fn model(
@@ -321,6 +312,29 @@ impl Admission {
     }
 }
 
+fn read_body(body: Vec<u8>, read: &[&str]) -> Result<EditableBody, Ended> {
+    let text = String::from_utf8(body).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let message = format!("The request body is not UTF-8 (byte {at}): encode it as UTF-8.");
+        Ended::invalid("invalid_utf8", None, message)
+    })?;
+    let body = EditableBody::read(text).map_err(|error| match error {
+        NotAnObject::Syntax(what) => {
+            Ended::invalid("invalid_json", None, format!("We could not parse the JSON body of your request: {what}."))
+        }
+        NotAnObject::Other(kind) => Ended::invalid(
+            "invalid_json",
+            None,
+            format!("The request body is {kind}, not a JSON object: send one with '{}' and '{}'.", read[0], read[1]),
+        ),
+    })?;
+    if let Some(key) = read.iter().find(|key| body.keys().filter(|k| k == *key).count() > 1) {
+        let message = format!("'{key}' is given twice: give it once.");
+        return Err(Ended::invalid("duplicate_parameter", Some(key), message));
+    }
+    Ok(body)
+}
+
 fn judge_embeddings(limits: &ModelConfig, most: Most, mut body: EditableBody, model: String) -> Result<Judged, Ended> {
     let extension = Extension::read(body.get("millrace"))?;
     if extension.collection.is_some() {
@@ -350,7 +364,7 @@ fn judge_response(limits: &ModelConfig, most: Most, mut body: EditableBody, mode
     let named = most.held(named_limit(&body, limits, "max_output_tokens")?, "max_output_tokens")?;
     // What it goes on from is counted when it is known.
     let exactly = asked.previous.is_some();
-    let size = fit(limits, most, "input", (asked.most_tokens(&body), || asked.tokens(&body)), named, exactly)?;
+    let size = fit(limits, most, "input", (asked.most_tokens(&body), |_| asked.tokens(&body)), named, exactly)?;
     body.remove("millrace");
     if let (Some(output), None) = (most.output, named) {
         body.set("max_output_tokens", &output.into());
@@ -373,7 +387,12 @@ fn size(
     let prompted = || PROMPTED.iter().filter_map(|key| body.get(key));
     let bytes: usize = prompted().map(str::len).sum();
     let bound = messages.most_tokens().saturating_add(tokens::upper_bound(bytes));
-    let counted = || prompted().map(tokens::count).fold(messages.tokens(), u32::saturating_add);
+    let counted = |most: u32| {
+        let mut counter = Counter::new(most);
+        messages.count(&mut counter);
+        prompted().for_each(|raw| counter.count(raw));
+        counter.tokens()
+    };
     fit(model, most, "messages", (bound, counted), named, exactly)
 }
 

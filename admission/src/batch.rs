@@ -12,7 +12,7 @@ use crate::json::{self, Object};
 use crate::messages::Messages;
 use crate::meta::{Arrival, cut};
 use crate::responses;
-use crate::tokens;
+use crate::tokens::Counter;
 
 /// The most lines of a file.
 pub const MAX_BATCH_LINES: u32 = 50_000;
@@ -115,8 +115,10 @@ pub fn count_prompt(operation: Operation, body: &EditableBody) -> u32 {
     match operation {
         Operation::Chat => {
             let messages = body.get("messages").and_then(|raw| Messages::read(raw).ok());
-            let others = PROMPTED.iter().filter_map(|key| body.get(key)).map(tokens::count);
-            others.fold(messages.map_or(0, |messages| messages.tokens()), u32::saturating_add)
+            let mut counter = Counter::new(u32::MAX);
+            messages.into_iter().for_each(|messages| messages.count(&mut counter));
+            PROMPTED.iter().filter_map(|key| body.get(key)).for_each(|raw| counter.count(raw));
+            counter.tokens()
         }
         Operation::Embeddings => embeddings::count(body),
         Operation::Responses => responses::read(body).map_or(0, |asked| asked.tokens(body)),

@@ -6,7 +6,7 @@ use millrace_schemas::Ended;
 
 use crate::checks::{missing, wrong_type};
 use crate::json::{self, Object};
-use crate::tokens;
+use crate::tokens::{self, Counter};
 
 /// What the provider's template adds to each message, and once to the prompt.
 const TOKENS_PER_MESSAGE: u32 = 3;
@@ -55,18 +55,19 @@ impl<'a> Messages<'a> {
         Some(message.texts.join("\n")).filter(|text| !text.trim().is_empty())
     }
 
-    /// What [`Messages::tokens`] never exceeds: a message's own JSON is longer than its template.
+    /// What [`Messages::count`] never exceeds: a message's own JSON is longer than its template.
     pub fn most_tokens(&self) -> u32 {
         tokens::upper_bound(self.raw.len()).saturating_add(self.media_tokens())
     }
 
-    /// Tokens of the conversation.
-    pub fn tokens(&self) -> u32 {
-        self.messages.iter().fold(TOKENS_PER_MESSAGE + self.media_tokens(), |sum, message| {
+    /// Adds the tokens of the conversation.
+    pub fn count(&self, counter: &mut Counter) {
+        counter.add(TOKENS_PER_MESSAGE.saturating_add(self.media_tokens()));
+        for message in &self.messages {
+            counter.add(TOKENS_PER_MESSAGE);
             let texts = message.texts.iter().map(Cow::as_ref).chain(message.raws.iter().copied());
-            let counted = texts.chain([message.role.as_ref()]).map(tokens::count);
-            counted.fold(sum.saturating_add(TOKENS_PER_MESSAGE), u32::saturating_add)
-        })
+            texts.chain([message.role.as_ref()]).for_each(|text| counter.count(text));
+        }
     }
 
     fn media_tokens(&self) -> u32 {

@@ -7,6 +7,9 @@
 //! | `content-type: application/json`, or none and a value that begins with `{` | OpenAI's JSON, bare or in the envelope of Kafka Connect's JsonConverter |
 //! | none of these | Avro in Confluent's framing, which the caller decodes and completes with [`fill`] |
 //!
+//! A request of which that is the whole, `{"body_file": "file-…"}`, is in the file that it names; in Avro, `body_file`
+//! says so.
+//!
 //! The rest is in headers, of which the last of several with one name counts, or in attributes of the
 //! event, which count more. What an Avro record says itself counts more than a header, too.
 //!
@@ -33,6 +36,8 @@ use crate::json::{self, Object};
 pub type RecordHeader = (String, Option<Vec<u8>>);
 
 const LABEL: &str = "label-";
+/// More than what names a file has, bytes.
+const LONGEST_NAME: usize = 1_024;
 
 /// What a record asks for: a request, and how it ends if something of the record can not be read. What
 /// can not be read is left out of the request.
@@ -58,6 +63,25 @@ pub fn is_json(content_type: &str) -> bool {
 /// The request that a record makes; `None` where it is Avro.
 #[must_use]
 pub fn read(headers: &[RecordHeader], value: &[u8]) -> Option<Asked> {
+    let (mut request, refused) = read_form(headers, value)?;
+    if let Some(file) = file_named_in(&request.body) {
+        (request.body, request.body_file) = (Vec::new(), Some(file));
+    }
+    Some((request, refused))
+}
+
+/// `{"body_file": "file-…"}` is no request but names the file that it is in. In the value, for that is what a
+/// signature is over.
+fn file_named_in(body: &[u8]) -> Option<String> {
+    if body.len() > LONGEST_NAME {
+        return None;
+    }
+    let object = Object::parse(std::str::from_utf8(body).ok()?).ok()?;
+    let name = object.get("body_file").and_then(json::string)?;
+    (object.keys().count() == 1).then(|| name.into_owned())
+}
+
+fn read_form(headers: &[RecordHeader], value: &[u8]) -> Option<Asked> {
     let content_type = header(headers, "content-type").and_then(Result::ok);
     let kind = content_type.map(|written| media_type(written).to_ascii_lowercase());
     let kind = kind.as_deref();
@@ -348,6 +372,33 @@ mod tests {
         for other in [r#"{"payload":{},"schema":{},"model":"m"}"#, r#"{"payload":{}}"#, r#"{"schema":1,"payload":{}}"#]
         {
             assert_eq!(body(other), other);
+        }
+    }
+
+    #[test]
+    fn a_request_may_be_in_a_file() {
+        let event = |data: &str| {
+            format!(r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t","data":{data}}}"#).into_bytes()
+        };
+        let named = |headers: &[RecordHeader], value: &[u8]| {
+            let (request, refused) = read(headers, value).expect("plain");
+            assert_eq!(refused, None);
+            request.body_file.inspect(|_| assert!(request.body.is_empty()))
+        };
+        let file = r#" { "body_file" : "file-1" } "#;
+        let connect = format!(r#"{{"schema":null,"payload":{file}}}"#);
+        let in_event = [header("content-type", "application/cloudevents+json")];
+        for (headers, value) in [
+            (&[json()][..], file.as_bytes()),
+            (&[][..], file.trim().as_bytes()),
+            (&[json()][..], connect.as_bytes()),
+            (&in_event[..], &event(file)[..]),
+        ] {
+            assert_eq!(named(headers, value), Some("file-1".to_owned()));
+        }
+        for other in [r#"{"body_file":1}"#, r#"{"body_file":"f","model":"m"}"#, r#"{"body_file":"f","body_file":"g"}"#]
+        {
+            assert_eq!(named(&[json()], other.as_bytes()), None, "{other}");
         }
     }
 

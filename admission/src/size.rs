@@ -47,18 +47,19 @@ impl Most {
     }
 }
 
-/// Holds a prompt to the context, of which `bound` is what `counted` never exceeds.
+/// Holds a prompt to the context, of which `bound` is what `counted` never exceeds; what is beyond the number
+/// that `counted` is given is refused, and need not be counted to its end.
 pub(crate) fn fit(
     model: &ModelConfig,
     most: Most,
     param: &str,
-    (bound, counted): (u32, impl FnOnce() -> u32),
+    (bound, counted): (u32, impl FnOnce(u32) -> u32),
     named: Option<u32>,
     exactly: bool,
 ) -> Result<Size, Ended> {
     let context = model.context_tokens;
     let limit = most.prompt.min(context.saturating_sub(named.unwrap_or(most.output_of(model))));
-    let prompt = if bound <= limit && !exactly { bound } else { counted() };
+    let prompt = if bound <= limit && !exactly { bound } else { counted(most.prompt.min(context)) };
     let too_long = |message: String| Err(Ended::invalid("context_length_exceeded", Some(param), message));
     if prompt > most.prompt {
         return too_long(format!(

@@ -29,6 +29,7 @@ static ADMISSION: LazyLock<Admission> = LazyLock::new(|| {
     };
     config.tenants.insert("acme".to_owned(), acme);
     config.limits.inline_bytes = 4_000;
+    config.limits.body_bytes = 4_000;
     config.vectors.url = Some("http://127.0.0.1:6334".to_owned());
     config.knowledge.embedding_model = "embed".to_owned();
     Admission::from_config(&config).expect("valid")

@@ -30,6 +30,7 @@ fn config() -> Config {
     );
     config.tenants.insert("open".to_owned(), TenantConfig::default());
     config.limits.inline_bytes = 20_000;
+    config.limits.body_bytes = 40_000;
     config.limits.prompt_tokens = 3_000;
     config.vectors.url = Some("http://127.0.0.1:6334".to_owned());
     config.knowledge.embedding_model = "embed".to_owned();
@@ -116,6 +117,15 @@ fn bodies_that_are_no_request() {
     check(&deep, "invalid_json", None);
     refused(Request::new(b"{\"a\":\"\xff\"}".to_vec()), "invalid_utf8", None, 400);
     refused(with_body(&plus(&format!("\"x\":\"{}\"", "y".repeat(20_000)))), "request_too_large", None, 413);
+    let (long, longer) = ("y".repeat(20_000), "y".repeat(50_000));
+    let named = |body: &str| Request { body_file: Some("file-1".to_owned()), ..with_body(body) };
+    let part = |data: &str| format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}"#);
+    let picture =
+        |data: &str| format!(r#"{{"model":"large","messages":[{{"role":"user","content":[{}]}}]}}"#, part(data));
+    assert!(verdict(named(&picture(&long))).is_ok(), "what is in a file may be longer");
+    refused(named(&picture(&longer)), "request_too_large", None, 413);
+    let other = Request { operation: "responses".to_owned(), ..named(&picture(&long)) };
+    refused(other, "request_too_large", None, 413);
     let rejected = check("\"a prompt that nobody may log\"", "invalid_json", None);
     assert!(!rejected.ended.message.contains("nobody"), "{}", rejected.ended.message);
 }

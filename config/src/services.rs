@@ -20,7 +20,7 @@ pub struct IngressConfig {
     /// How long a synchronous caller is held before it is told to ask again, in milliseconds.
     /// Default 120,000.
     pub wait_ms: u64,
-    /// The largest request body. Default 10 MiB.
+    /// The largest request body. Default 20 MiB.
     pub max_body_bytes: usize,
     /// Requests held at once; above it the answer is 503 with Retry-After. Default 10,000.
     pub max_in_flight: usize,
@@ -61,7 +61,7 @@ impl Default for IngressConfig {
             listen: "127.0.0.1:8080".to_owned(),
             replica: None,
             wait_ms: 120_000,
-            max_body_bytes: 10 * 1024 * 1024,
+            max_body_bytes: 20 * 1024 * 1024,
             max_in_flight: 10_000,
             max_in_flight_bytes: 256 * 1024 * 1024,
             max_lag: 20_000,
@@ -121,8 +121,13 @@ pub const LANES: [&str; 2] = ["interactive", "batch"];
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// The largest record that is accepted, in bytes; a larger one is refused. Default 256 KiB.
+    /// The largest body that is in its record, in bytes. Default 256 KiB.
     pub inline_bytes: usize,
+    /// The largest body of a chat, in bytes: one that is larger than `inline_bytes` lies in the store, beside its
+    /// record. Default 20 MiB.
+    pub body_bytes: usize,
+    /// How long such a body is kept, in days: as long as its record, or a dead letter of it, may be read. Default 45.
+    pub body_days: u32,
     /// The longest prompt, in tokens. Default 128,000.
     pub prompt_tokens: u32,
     /// The deadline of an interactive request that names none, in milliseconds. Default 10 minutes.
@@ -137,6 +142,8 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             inline_bytes: 256 * 1024,
+            body_bytes: 20 * 1024 * 1024,
+            body_days: 45,
             prompt_tokens: 128_000,
             default_deadline_ms: 10 * 60 * 1_000,
             batch_deadline_ms: 24 * 60 * 60 * 1_000,

@@ -34,9 +34,10 @@ const DOORS: [(&str, &[&str]); 6] = [
     ("hyper_util::client", &[]),
 ];
 /// What services are made of. The binary's tools are run by hand, and an operator runs them again.
-const CRATES: [&str; 12] = [
+const CRATES: [&str; 13] = [
     "stage",
     "storage",
+    "files",
     "provider",
     "admission",
     "ingress",

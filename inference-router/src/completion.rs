@@ -135,6 +135,7 @@ pub(crate) mod tests {
                 hits: vec!["coats".to_owned()],
             }),
             placeholders: BTreeMap::new(),
+            body_file: None,
         }
     }
 

@@ -3,10 +3,12 @@
 use millrace_admission::EditableBody;
 use millrace_budgets::Budgets;
 use millrace_cancellation::Cancellations;
+use millrace_files::{Bodies, Room};
 use millrace_provider::{CallMetrics, CallsTopic, Ledgered, call_record};
 use millrace_schemas::{Codec, CodecError, Completion, Ended, Lane, Operation, Prompt, now_micros, time_until, topics};
 use millrace_settings::Current;
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError};
+use millrace_storage::StorageError;
 
 use crate::along::Replies;
 use crate::completion::{Verdict, finished_calls, of_prompt, of_unreadable};
@@ -21,6 +23,7 @@ pub struct InferenceRouter {
     budgets: Budgets,
     replies: Replies,
     codec: Codec,
+    bodies: Bodies,
     lane: Lane,
 }
 
@@ -40,27 +43,31 @@ pub struct Deps {
     pub cancellations: Cancellations,
     /// What may be spent.
     pub budgets: Budgets,
+    /// Bodies that are too large for their prompts.
+    pub bodies: Bodies,
 }
 
 /// The stage of one lane.
 #[must_use]
 pub fn stage(deps: Deps, lane: Lane) -> InferenceRouter {
-    let Deps { settings, producer, hints, codec, metrics, cancellations, budgets } = deps;
+    let Deps { settings, producer, hints, codec, metrics, cancellations, budgets, bodies } = deps;
     let prices = settings.now().prices.clone();
     let calls = Ledgered::new(producer, codec.clone(), prices, metrics);
     let replies = Replies { producer: hints, codec: codec.clone() };
-    InferenceRouter { settings, calls, cancellations, budgets, replies, codec, lane }
+    InferenceRouter { settings, calls, cancellations, budgets, replies, codec, bodies, lane }
 }
 
 impl Stage for InferenceRouter {
     async fn process(&self, record: &Received) -> Result<Plan, StageError> {
         let taken = now_micros();
-        let prompt = match self.codec.decode::<Prompt>(&record.value).await {
+        let mut prompt = match self.codec.decode::<Prompt>(&record.value).await {
             Ok(prompt) => prompt,
             Err(error) if error.is_outage() => return Err(StageError::retry(error.to_string())),
             Err(error) => return Err(self.unreadable(record, &error.to_string(), taken)),
         };
-        let verdict = match judge(&prompt) {
+        // Held until the answer is there.
+        let _room = fetch(&self.bodies, &mut prompt).await?;
+        let verdict = match judge(&mut prompt) {
             Next::Ended(ended) => Verdict::ended(ended),
             Next::Ask(operation, body) => self.router().answer(record, &prompt, operation, &body).await?,
             Next::Unusable => return Err(self.unusable(prompt, taken)),
@@ -91,7 +98,28 @@ enum Next {
     Unusable,
 }
 
-fn judge(prompt: &Prompt) -> Next {
+/// Reads the body of a prompt that lies beside it, once there is room for it; nothing where nobody will ask for it.
+/// Where it is gone the prompt has none.
+async fn fetch(bodies: &Bodies, prompt: &mut Prompt) -> Result<Option<Room>, StageError> {
+    let (Some(name), None, Some(left)) = (&prompt.body_file, &prompt.ended, time_until(prompt.meta.deadline)) else {
+        return Ok(None);
+    };
+    let tenant = &prompt.meta.tenant;
+    let Some(beside) = bodies.find(tenant, name).await.map_err(stage_error)? else { return Ok(None) };
+    // Too late: it is not asked about.
+    let Ok(room) = tokio::time::timeout(left, bodies.room(beside.bytes())).await else { return Ok(None) };
+    prompt.body = bodies.read(tenant, &beside).await.map_err(stage_error)?;
+    Ok(room)
+}
+
+fn stage_error(error: StorageError) -> StageError {
+    match error {
+        StorageError::Outage(_) => StageError::retry(error.to_string()),
+        StorageError::Refused(_) => StageError::Fatal(error.to_string()),
+    }
+}
+
+fn judge(prompt: &mut Prompt) -> Next {
     if let Some(ended) = &prompt.ended {
         return Next::Ended(ended.clone());
     }
@@ -101,7 +129,7 @@ fn judge(prompt: &Prompt) -> Next {
     let Ok(operation) = prompt.meta.operation.parse() else {
         return Next::Ended(unknown_operation(&prompt.meta.operation));
     };
-    let body = prompt.body.clone().and_then(|bytes| String::from_utf8(bytes).ok());
+    let body = prompt.body.take().and_then(|bytes| String::from_utf8(bytes).ok());
     let body = body.and_then(EditableBody::parse);
     body.map_or(Next::Unusable, |body| Next::Ask(operation, body))
 }
@@ -141,7 +169,11 @@ impl InferenceRouter {
 
     fn unusable(&self, prompt: Prompt, taken: i64) -> StageError {
         let completion = of_prompt(prompt, Verdict::ended(lost_request()), taken, now_micros());
-        self.poison("prompt_body", "the prompt's body is not a JSON object".to_owned(), &completion)
+        self.poison(
+            "prompt_body",
+            "the prompt's body is no JSON object, or not in the store any more".to_owned(),
+            &completion,
+        )
     }
 
     fn poison(&self, code: &str, message: String, completion: &Completion) -> StageError {
@@ -175,7 +207,13 @@ fn broken(error: CodecError) -> StageError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use millrace_config::StorageConfig;
+    use millrace_files::bodies;
     use millrace_schemas::now_millis;
+    use millrace_storage::Storage;
+    use uuid::Uuid;
 
     use super::*;
     use crate::completion::tests::prompt;
@@ -183,7 +221,7 @@ mod tests {
     #[test]
     fn only_a_live_prompt_is_asked_about() {
         let check = |prompt: &Prompt, expected: &str| {
-            let next = match judge(prompt) {
+            let next = match judge(&mut prompt.clone()) {
                 Next::Ended(ended) => ended.code,
                 Next::Ask(_, body) => String::from_utf8(body.to_bytes()).expect("UTF-8"),
                 Next::Unusable => "unusable".to_owned(),
@@ -201,5 +239,35 @@ mod tests {
         for body in [None, Some(b"[]".to_vec()), Some(b"{\"a\"".to_vec()), Some(vec![0xff])] {
             check(&Prompt { body, ..live.clone() }, "unusable");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_beside_its_prompt_is_read_when_it_is_asked_about() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = StorageConfig::Embedded { path: folder.path().join("store") };
+        let store = Bodies::new(Storage::open(&storage).await.expect("a store"), 1 << 20);
+        let live = prompt(now_millis() + 60_000);
+        let (body, tenant) = (live.body.clone().expect("a body"), live.meta.tenant.clone());
+        let name = bodies::name(Uuid::now_v7(), &body);
+        let beside = Prompt { body: None, body_file: Some(name.clone()), ..live.clone() };
+        let fetched = async |prompt: &Prompt| {
+            let mut prompt = prompt.clone();
+            let room = fetch(&store, &mut prompt).await.expect("the store answers");
+            (room.is_some(), prompt.body)
+        };
+        assert_eq!(fetched(&beside).await.1, None, "gone");
+        store.keep(&tenant, &name, &body, Duration::from_secs(3_600)).await.expect("kept");
+        assert_eq!(fetched(&beside).await, (true, Some(body.clone())));
+        let late = millrace_schemas::Meta { deadline: now_millis() - 1, ..live.meta.clone() };
+        let ended = Some(Ended::invalid("blocked_before", None, "x"));
+        for nobody in [Prompt { meta: late, ..beside.clone() }, Prompt { ended, ..beside.clone() }] {
+            assert_eq!(fetched(&nobody).await, (false, None));
+        }
+        let other = millrace_schemas::Meta { tenant: "rival".to_owned(), ..live.meta.clone() };
+        assert_eq!(fetched(&Prompt { meta: other, ..beside.clone() }).await.1, None, "another tenant's");
+        assert_eq!(fetched(&live).await, (false, Some(body)), "it is in its prompt");
+        let _all = store.room(1 << 40).await;
+        let soon = millrace_schemas::Meta { deadline: now_millis() + 50, ..live.meta };
+        assert_eq!(fetched(&Prompt { meta: soon, ..beside }).await, (false, None), "no room in time");
     }
 }

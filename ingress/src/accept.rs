@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use millrace_admission::{Admitted, Arrival, EditableBody, Principal, Stream};
 use millrace_budgets::{Caller, Standing};
+use millrace_files::bodies;
 use millrace_schemas::{Codec, Lane, Outcome, Request, SIGNATURE_HEADER, now_micros, time_until, topics};
 use millrace_stage::{Outgoing, ProduceError, To};
+use uuid::Uuid;
 
 use crate::error::ApiError;
 use crate::limits::Granted;
@@ -17,6 +19,9 @@ use crate::{limits, outcome};
 
 /// First and longest time between two looks into the store while a client waits.
 const STORE_POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// What is kept for as long as a request may be answered is kept so much longer.
+const AFTER_DEADLINE: Duration = Duration::from_secs(3_600);
 
 /// After its deadline a request ends as soon as somebody looks at it.
 const LATE: Duration = Duration::from_secs(30);
@@ -63,6 +68,8 @@ impl Ingress {
         let now = now_micros();
         let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now, run: 0 };
         let body = std::mem::take(&mut request.body);
+        // It will lie beside its record.
+        request.body_file = (body.len() > self.inline_bytes).then(|| bodies::name(Uuid::now_v7(), &body));
         let judged = Request { body: body.clone(), ..request.clone() };
         let settings = self.settings.now();
         let admitted = settings
@@ -84,6 +91,16 @@ impl Ingress {
         let left = time_until(meta.deadline).unwrap_or_default();
         let patience = self.wait.min(left);
         self.pressure.let_in(&meta.tenant, patience).map_err(|overload| self.shed(overload))?;
+        let body = match &request.body_file {
+            Some(name) => {
+                // Whatever becomes of the record, there is none without its body.
+                let kept = self.body_kept.max(left + AFTER_DEADLINE);
+                let stored = bodies::keep(&self.storage, &meta.tenant, name, &body, kept).await;
+                stored.map_err(|error| ApiError::store(&error))?;
+                Vec::new()
+            }
+            None => body,
+        };
         let request = Request {
             body,
             request_id: Some(meta.request_id.clone()),

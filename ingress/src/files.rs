@@ -10,15 +10,15 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use millrace_admission::{MAX_BATCH_BYTES, SYSTEM_TENANT};
+use millrace_files::stored::{self, At, Kind, Stored};
+use millrace_files::{Content, File, Segment, Writer, find, now_seconds};
 use millrace_storage::{MAX_PART_BYTES, Order, Storage, StorageError};
 use multer::{Constraints, Multipart, SizeLimit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::content::{Content, Segment, Writer};
 use crate::error::ApiError;
 use crate::lists::{limit, page_of};
-use crate::objects::{self, At, Kind, Stored};
 use crate::routes::authenticate;
 use crate::run::Ingress;
 
@@ -48,23 +48,6 @@ const MOST_PARTS: u32 = 400;
 /// Objects read at once.
 const PAGE: u32 = 500;
 
-/// A file's description.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct File {
-    pub id: String,
-    pub filename: String,
-    pub purpose: String,
-    /// Seconds since the epoch.
-    pub created_at: i64,
-    pub expires_at: Option<i64>,
-    /// `None` while it is being uploaded.
-    pub content: Option<Content>,
-}
-
-impl Kind for File {
-    const KIND: &'static str = "file";
-}
-
 /// That a file has to be looked at when its time has come; named by the time and the file.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Due {
@@ -76,27 +59,17 @@ impl Kind for Due {
     const KIND: &'static str = "file-due";
 }
 
-impl File {
-    fn to_json(&self) -> Value {
-        json!({
-            "id": self.id,
-            "object": "file",
-            "bytes": self.content.as_ref().map_or(0, |content| content.bytes),
-            "created_at": self.created_at,
-            "expires_at": self.expires_at,
-            "filename": self.filename,
-            "purpose": self.purpose,
-            "status": "processed",
-        })
-    }
-
-    fn is_there(&self) -> bool {
-        self.content.is_some() && self.expires_at.is_none_or(|at| at > now_seconds())
-    }
-}
-
-pub(crate) fn now_seconds() -> i64 {
-    millrace_schemas::now_micros() / 1_000_000
+fn to_json(file: &File) -> Value {
+    json!({
+        "id": file.id,
+        "object": "file",
+        "bytes": file.content.as_ref().map_or(0, |content| content.bytes),
+        "created_at": file.created_at,
+        "expires_at": file.expires_at,
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+    })
 }
 
 /// A new id that sorts by time.
@@ -108,13 +81,7 @@ pub(crate) fn fresh_id(prefix: &str) -> String {
 pub(crate) async fn note_due(storage: &Storage, tenant: &str, file_id: &str, at: i64) -> Result<(), StorageError> {
     let due = Due { tenant: tenant.to_owned(), file_id: file_id.to_owned() };
     let id = format!("{at:012} {file_id}");
-    objects::create(storage, At { tenant: SYSTEM_TENANT, id: &id }, &due).await.map(drop)
-}
-
-/// A file that can be read.
-pub(crate) async fn find(storage: &Storage, tenant: &str, id: &str) -> Result<Option<File>, StorageError> {
-    let found = objects::read::<File>(storage, At { tenant, id }).await?;
-    Ok(found.map(|stored| stored.value).filter(File::is_there))
+    stored::create(storage, At { tenant: SYSTEM_TENANT, id: &id }, &due).await.map(drop)
 }
 
 async fn own(ingress: &Ingress, tenant: &str, id: Result<Path<String>, PathRejection>) -> Result<File, ApiError> {
@@ -166,7 +133,7 @@ pub(crate) async fn upload(State(ingress): State<Arc<Ingress>>, request: Request
             content: None,
         },
     };
-    objects::create(storage, at, &file.value).await.map_err(|e| ApiError::store(&e))?;
+    stored::create(storage, at, &file.value).await.map_err(|e| ApiError::store(&e))?;
     let mut writer = Writer::new(tenant, &id, 0, Content::default());
     let received = receive(storage, request.into_body(), boundary, &mut writer).await;
     let stored = match received {
@@ -177,11 +144,11 @@ pub(crate) async fn upload(State(ingress): State<Arc<Ingress>>, request: Request
         // Nobody ever hears of it. What can not be deleted now is when it is due.
         if let Ok(content) = writer.flush(storage).await {
             let _later = content.delete(storage, tenant, &id).await;
-            let _later = objects::delete::<File>(storage, at).await;
+            let _later = stored::delete::<File>(storage, at).await;
         }
         return Err(error);
     }
-    Ok(axum::Json(file.value.to_json()).into_response())
+    Ok(axum::Json(to_json(&file.value)).into_response())
 }
 
 /// Reads the form; the file's bytes go to the store as they come.
@@ -242,7 +209,7 @@ async fn keep(
     }
     let content = writer.flush(storage).await.map_err(|e| ApiError::store(&e))?.clone();
     file.value = File { filename, purpose, expires_at, content: Some(content), ..file.value.clone() };
-    match objects::replace(storage, tenant, file).await {
+    match stored::replace(storage, tenant, file).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(ApiError::busy("The upload took too long; upload the file again.", 1)),
         Err(error) => Err(ApiError::store(&error)),
@@ -310,11 +277,11 @@ pub(crate) async fn list(
     let mut after = wanted.after.filter(|after| !after.is_empty());
     // One more tells that there are more.
     while found.len() <= limit {
-        let page = objects::list::<File>(&ingress.storage, &principal.tenant, after.as_deref(), order, PAGE).await;
+        let page = stored::list::<File>(&ingress.storage, &principal.tenant, after.as_deref(), order, PAGE).await;
         let page = page.map_err(|e| ApiError::store(&e))?;
         let Some(last) = page.last() else { break };
         after = Some(last.id.clone());
-        found.extend(page.into_iter().map(|stored| stored.value).filter(is_wanted).map(|file| file.to_json()));
+        found.extend(page.into_iter().map(|stored| stored.value).filter(is_wanted).map(|file| to_json(&file)));
     }
     Ok(page_of(found, limit))
 }
@@ -326,7 +293,7 @@ pub(crate) async fn retrieve(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<axum::Json<Value>, ApiError> {
     let principal = authenticate(&ingress, &headers)?;
-    Ok(axum::Json(own(&ingress, &principal.tenant, id).await?.to_json()))
+    Ok(axum::Json(to_json(&own(&ingress, &principal.tenant, id).await?)))
 }
 
 /// `DELETE /v1/files/{id}`
@@ -346,7 +313,7 @@ async fn remove(storage: &Storage, tenant: &str, file: &File) -> Result<(), Stor
     if let Some(content) = &file.content {
         content.delete(storage, tenant, &file.id).await?;
     }
-    objects::delete::<File>(storage, At { tenant, id: &file.id }).await
+    stored::delete::<File>(storage, At { tenant, id: &file.id }).await
 }
 
 /// `GET /v1/files/{id}/content`
@@ -376,17 +343,17 @@ pub(crate) async fn content(
 /// over it, for days.
 pub(crate) async fn sweep(storage: &Storage, from: &mut Option<String>) -> Result<(), StorageError> {
     let now = format!("{:012}", now_seconds());
-    let due = objects::list::<Due>(storage, SYSTEM_TENANT, from.as_deref(), Order::Rising, PAGE).await?;
+    let due = stored::list::<Due>(storage, SYSTEM_TENANT, from.as_deref(), Order::Rising, PAGE).await?;
     for Stored { id, value: Due { tenant, file_id }, .. } in due.into_iter().take_while(|due| due.id < now) {
         let at = At { tenant: &tenant, id: &file_id };
-        let found = objects::read::<File>(storage, at).await?.map(|stored| stored.value);
+        let found = stored::read::<File>(storage, at).await?.map(|stored| stored.value);
         if let Some(mut file) = found.filter(|file| !file.is_there()) {
             // As much as an upload may have left that did not come to its end.
             file.content
                 .get_or_insert_with(|| Content { bytes: 0, segments: vec![Segment { epoch: 0, parts: MOST_PARTS }] });
             remove(storage, &tenant, &file).await?;
         }
-        objects::delete::<Due>(storage, At { tenant: SYSTEM_TENANT, id: &id }).await?;
+        stored::delete::<Due>(storage, At { tenant: SYSTEM_TENANT, id: &id }).await?;
         *from = Some(id);
     }
     Ok(())

@@ -53,6 +53,8 @@ pub struct Ingress {
     pub(crate) replica: String,
     pub(crate) wait: Duration,
     pub(crate) inline_bytes: usize,
+    /// How long a body is kept that is not in its record.
+    pub(crate) body_kept: Duration,
     pub(crate) metrics: IngressMetrics,
     pub(crate) draining: CancellationToken,
     pub(crate) held: Held,
@@ -184,6 +186,7 @@ pub async fn run(
         replica,
         wait: Duration::from_millis(config.ingress.wait_ms),
         inline_bytes: config.limits.inline_bytes,
+        body_kept: Duration::from_secs(u64::from(config.limits.body_days) * 24 * 3_600),
         metrics,
         draining: draining.clone(),
         admin_key: match &config.ingress.admin_key {

@@ -139,6 +139,7 @@ impl Wiring {
                     metrics: self.metrics.calls.clone(),
                     cancellations,
                     budgets,
+                    bodies: millrace_files::Bodies::new(self.storage()?.clone(), config.stage.max_bytes),
                 };
                 let stage = millrace_inference_router::stage(deps, lane);
                 run_stage(millrace_inference_router::spec(lane), env, producer, stage).await

@@ -222,10 +222,13 @@ impl Wiring {
 
 fn needs_storage(service: Service) -> bool {
     match service {
-        Service::Ingress | Service::PromptBuilder | Service::ResultSink | Service::Webhooks | Service::CostLedger => {
-            true
-        }
-        Service::InferenceRouter | Service::Moderator | Service::Indexer | Service::SimulatedProvider => false,
+        Service::Ingress
+        | Service::PromptBuilder
+        | Service::InferenceRouter
+        | Service::ResultSink
+        | Service::Webhooks
+        | Service::CostLedger => true,
+        Service::Moderator | Service::Indexer | Service::SimulatedProvider => false,
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn prompt_of(mut admitted: Admitted, found: &[Passage], bill: Vec<Cal
         stages: times.stages(),
         prompt_moderation: None,
         placeholders: BTreeMap::new(),
+        body_file: None,
     }
 }
 
@@ -69,6 +70,7 @@ pub(crate) fn rejection_of(rejected: Rejected, times: Times) -> Prompt {
         stages: times.stages(),
         prompt_moderation: None,
         placeholders: BTreeMap::new(),
+        body_file: None,
     }
 }
 

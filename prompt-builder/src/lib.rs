@@ -9,6 +9,7 @@
 //! - [`spec`] and [`stage()`] are all that the binary needs; the steps in order are in `stage.rs`.
 //! - `decide.rs` makes prompts of verdicts, `passages.rs` fits passages into a prompt; neither does I/O.
 //! - `redact.rs` puts what rules let a model see in the place of what was asked; no I/O either.
+//! - `beside.rs` reads bodies of requests, and writes those of prompts, that are too large for their records.
 //! - `conversation.rs` puts what a response goes on from before its input.
 //! - `redrive.rs` reads the original of a request that an operator runs again: it is judged like a new one.
 //! - `retrieve.rs` finds passages, over the ports in `ports.rs`; `embed.rs` and [`vectors`] are their
@@ -21,6 +22,7 @@
 //!
 //! Invariant: of all redrives to the same run of a request exactly one becomes a prompt.
 
+mod beside;
 mod conversation;
 mod decide;
 mod embed;

@@ -2,16 +2,22 @@
 
 use millrace_admission::{Admitted, EditableBody};
 use millrace_rules::{Compiled, PromptVerdict};
-use millrace_schemas::{ANSWER_LIMIT, Ended};
+use millrace_schemas::Ended;
 
 use crate::decide::blocked;
 use crate::ports::Passage;
 
-/// Puts what passes in the place of the body, and of the question that passages are looked for by.
+/// Puts what passes in the place of the body, which may have `most` bytes then, and of the question that passages are
+/// looked for by.
 ///
 /// # Errors
 /// How it ends, when it has become too large or the question can not be redacted.
-pub(crate) fn redact(admitted: &mut Admitted, rules: &Compiled, found: &mut PromptVerdict) -> Result<(), Ended> {
+pub(crate) fn redact(
+    admitted: &mut Admitted,
+    rules: &Compiled,
+    found: &mut PromptVerdict,
+    most: usize,
+) -> Result<(), Ended> {
     let redacted = found.body.take().and_then(|body| String::from_utf8(body).ok());
     if let Some(body) = redacted.and_then(EditableBody::parse) {
         admitted.body = body;
@@ -19,9 +25,9 @@ pub(crate) fn redact(admitted: &mut Admitted, rules: &Compiled, found: &mut Prom
         // A placeholder has at most as many tokens as bytes; what it stands for may have had none.
         admitted.prompt_tokens = admitted.prompt_tokens.saturating_add(written);
         let bytes = admitted.body.to_bytes().len();
-        if bytes > ANSWER_LIMIT {
+        if bytes > most {
             let message = format!(
-                "The prompt has {bytes} bytes once it is redacted, more than the {ANSWER_LIMIT} that are passed on. Send a \
+                "The prompt has {bytes} bytes once it is redacted, more than the {most} that are passed on. Send a \
                  shorter one."
             );
             return Err(Ended::invalid("context_length_exceeded", None, message));

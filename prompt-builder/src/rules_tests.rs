@@ -166,6 +166,7 @@ async fn a_prompt_that_redaction_makes_too_large_ends() {
     let mut config = config();
     config.models.insert("small".to_owned(), ModelConfig::chat("p", 128_000));
     let bench = held_to(bench().await, &rules, config);
+    let bench = Bench { builder: PromptBuilder { most_bytes: 1 << 19, ..bench.builder }, ..bench };
     let body = format!(r#"{{"model":"small","messages":[{{"role":"user","content":"{}"}}]}}"#, "q ".repeat(12_000));
     let prompt = bench.built(&bench.signed(1, &Request::new(body.into_bytes()))).await;
     let ended = prompt.ended.unwrap();

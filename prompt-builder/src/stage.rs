@@ -5,17 +5,19 @@ use std::sync::Arc;
 use millrace_admission::{Admitted, Arrival, Principal, Rejected, SPREADS_WITHIN, SYSTEM_TENANT, record, replies};
 use millrace_cancellation::Cancellations;
 use millrace_config::Config;
+use millrace_files::{Bodies, Room};
 use millrace_provider::{CallMetrics, Ledgered, call_record};
 use millrace_rules::{Compiled, PromptVerdict};
 use millrace_schemas::{
-    Codec, CodecError, Ended, Lane, Meta, Prompt, Redrive, Request, VALUE_SCHEMA_ID_HEADER, now_micros, now_millis,
-    topics,
+    ANSWER_LIMIT, Codec, CodecError, Ended, Lane, Meta, Prompt, Redrive, Request, VALUE_SCHEMA_ID_HEADER, now_micros,
+    now_millis, topics,
 };
 use millrace_settings::{Current, Settings};
 use millrace_stage::{Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 use millrace_storage::{Claim, Claimed, IdempotencyKeys, Results, Storage, StorageError, Waiter};
 use qdrant_client::QdrantError;
 
+use crate::beside::Aside;
 use crate::conversation::Conversations;
 use crate::decide::{
     Times, blocked, ended_of, finished_calls, moderation_of, prompt_of, rejection_of, rule_set_missing,
@@ -65,6 +67,9 @@ pub struct PromptBuilder {
     conversations: Conversations,
     cancellations: Cancellations,
     metrics: PromptMetrics,
+    aside: Aside,
+    /// The largest prompt, bytes.
+    most_bytes: usize,
     lane: Lane,
 }
 
@@ -89,6 +94,11 @@ pub fn stage(config: &Config, deps: Deps<'_>, lane: Lane) -> Result<PromptBuilde
         retriever,
         cancellations: deps.cancellations,
         metrics: deps.metrics,
+        aside: Aside {
+            bodies: Bodies::new(deps.storage.clone(), config.stage.max_bytes),
+            inline_bytes: config.limits.inline_bytes,
+        },
+        most_bytes: config.limits.body_bytes,
         lane,
     })
 }
@@ -111,6 +121,17 @@ struct Judged {
     verdict: Result<Admitted, Box<Rejected>>,
     /// The id that its door gave out.
     given: Option<String>,
+    /// Where its body is that was not in its record.
+    body_file: Option<String>,
+    /// What that takes, until the prompt is written.
+    _room: Option<Room>,
+}
+
+impl Judged {
+    /// A record of which nothing is known.
+    fn unread(rejected: Rejected) -> Self {
+        Self { verdict: Err(Box::new(rejected)), given: None, body_file: None, _room: None }
+    }
 }
 
 /// Whose turn a request with a key is.
@@ -190,7 +211,7 @@ impl PromptBuilder {
                 let times = Times { taken, decided: now_micros() };
                 self.plan(&ended_of(admitted, Ended::cancelled(), Vec::new(), times))
             }
-            Ok(admitted) => self.build(record, admitted, settings, taken).await,
+            Ok(admitted) => self.build(record, admitted, judged.body_file.as_deref(), settings, taken).await,
             Err(rejected) => self.turn_away(*rejected, taken),
         }
     }
@@ -210,35 +231,37 @@ impl PromptBuilder {
         let proof = record::proof(&record.headers);
         // An operator's word is as good as a key that is good no more.
         let at = if arrival.run == 0 { record.timestamp } else { 0 };
-        let rejected = |principal: &Principal, request: &Request, ended: Ended| {
-            Err(Box::new(admission.reject(principal, request, arrival, ended)))
-        };
+        let rejected =
+            |principal: &Principal, request: &Request, ended| admission.reject(principal, request, arrival, ended);
         let nobody = Request::new(Vec::new());
         let principal = match admission.directory().verify_record(&record.at.topic, proof, &record.value, at) {
             Ok(principal) => principal,
             Err(refusal) if refusal.may_pass(at, now_millis()) => return Err(StageError::retry(refusal.to_string())),
             Err(refusal) => {
-                let verdict = rejected(&Principal::system(), &nobody, refusal.ended());
-                return Ok(Judged { verdict, given: None });
+                return Ok(Judged::unread(rejected(&Principal::system(), &nobody, refusal.ended())));
             }
         };
-        let (request, unreadable) = match self.read(record).await {
+        let (mut request, unreadable) = match self.read(record).await {
             Ok(read) => read,
             Err(error) if error.is_outage() => return Err(StageError::retry(error.to_string())),
             Err(error) => {
                 let ended = Ended::invalid("undecodable", None, format!("The record can not be read: {error}."));
-                return Ok(Judged { verdict: rejected(&principal, &nobody, ended), given: None });
+                return Ok(Judged::unread(rejected(&principal, &nobody, ended)));
             }
         };
-        let given = request.request_id.clone();
-        let verdict = match unreadable {
-            Some(ended) => rejected(&principal, &request, ended),
-            None => admission.admit(&principal, request, arrival),
+        let fetched = match unreadable {
+            Some(ended) => Err(ended),
+            None => self.aside.fetch(admission, &principal.tenant, &mut request).await?,
+        };
+        let (given, body_file) = (request.request_id.clone(), request.body_file.clone());
+        let (verdict, room) = match fetched {
+            Ok(room) => (admission.admit(&principal, request, arrival), room),
+            Err(ended) => (Err(Box::new(rejected(&principal, &request, ended))), None),
         };
         if given.is_some() && verdict.as_ref().is_err_and(|rejected| may_be_known_soon(rejected, record)) {
             return Err(StageError::retry("a model that its door knows is not configured here"));
         }
-        Ok(Judged { verdict, given })
+        Ok(Judged { verdict, given, body_file, _room: room })
     }
 
     async fn read(&self, record: &Received) -> Result<(Request, Option<Ended>), CodecError> {
@@ -321,11 +344,13 @@ impl PromptBuilder {
         self.cancellations.is_cancelled(&meta.tenant, &meta.request_id)
     }
 
-    /// Writes the prompt, with what its rules found in it.
+    /// Writes the prompt, with what its rules found in it. Its request's body was in `body_file`, if it was in none of
+    /// the records.
     async fn build(
         &self,
         record: &Received,
         admitted: Admitted,
+        body_file: Option<&str>,
         settings: &Settings,
         taken: i64,
     ) -> Result<Plan, StageError> {
@@ -345,7 +370,8 @@ impl PromptBuilder {
         let prompt_moderation = found.as_ref().map(moderation_of);
         let restored = found.filter(|found| found.restores && prompt.ended.is_none());
         let placeholders = restored.map(|found| found.placeholders.into_values()).unwrap_or_default();
-        self.plan(&Prompt { prompt_moderation, placeholders, ..prompt })
+        let prompt = within_a_record(Prompt { prompt_moderation, placeholders, ..prompt });
+        self.plan(&self.aside.put(record, prompt, body_file).await?)
     }
 
     /// Holds the prompt to its rules, before anything is kept, fetched or paid; adds what it goes on from, and fetches
@@ -372,7 +398,8 @@ impl PromptBuilder {
                 return Ok(ended_of(admitted, ended, Vec::new(), times()));
             }
         }
-        if let Some(ended) = found.as_mut().and_then(|found| redact(&mut admitted, rules, found).err()) {
+        if let Some(ended) = found.as_mut().and_then(|found| redact(&mut admitted, rules, found, self.most_bytes).err())
+        {
             return Ok(ended_of(admitted, ended, Vec::new(), times()));
         }
         let retrieved = match (&self.retriever, &admitted.collection) {
@@ -443,6 +470,17 @@ fn meta_of(verdict: &Result<Admitted, Box<Rejected>>) -> &Meta {
         Ok(admitted) => &admitted.meta,
         Err(rejected) => &rejected.meta,
     }
+}
+
+/// Ends a prompt whose placeholders are too many to travel.
+fn within_a_record(prompt: Prompt) -> Prompt {
+    let bytes: usize = prompt.placeholders.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes <= ANSWER_LIMIT {
+        return prompt;
+    }
+    let message = "The prompt has too much in it that is to be redacted and restored. Send a shorter one.";
+    let ended = Ended::invalid("context_length_exceeded", None, message);
+    Prompt { ended: Some(ended), body: None, placeholders: BTreeMap::new(), ..prompt }
 }
 
 pub(crate) fn stage_error(error: StorageError) -> StageError {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use millrace_admission::Admission;
-use millrace_config::{KeyConfig, ModelConfig, TenantConfig, TopicBinding, hash_key};
+use millrace_config::{KeyConfig, ModelConfig, StorageConfig, TenantConfig, TopicBinding, hash_key};
 use millrace_provider::{FINISHED, UNCONFIRMED, Who};
 use millrace_schemas::{
     Call, CallKind, CallLine, Coordinates, EndedStatus, Moderation, Outcome, OutcomeStatus, RegistryAccess, RequestId,
@@ -160,6 +160,8 @@ fn line(status: &str) -> CallLine {
 }
 
 struct Bench {
+    _folder: tempfile::TempDir,
+    storage: Storage,
     builder: PromptBuilder,
     store: Arc<Store>,
     embedder: Arc<FakeEmbedder>,
@@ -195,8 +197,13 @@ async fn bench_with(found: &[&str]) -> Bench {
     // Without topics nothing is registered, and no registry is asked.
     let nowhere = RegistryAccess { url: "http://127.0.0.1:1".to_owned(), ..RegistryAccess::default() };
     let codec = Codec::connect(&nowhere, &[]).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let storage = StorageConfig::Embedded { path: folder.path().join("store") };
+    let storage = Storage::open(&storage).await.unwrap();
     let builder = PromptBuilder {
         settings: settings(&config()),
+        aside: Aside { bodies: Bodies::new(storage.clone(), 1 << 20), inline_bytes: config().limits.inline_bytes },
+        most_bytes: config().limits.body_bytes,
         conversations: Conversations { kept: store.clone(), results: store.clone(), codec: codec.clone() },
         codec,
         keys: store.clone(),
@@ -207,7 +214,7 @@ async fn bench_with(found: &[&str]) -> Bench {
         metrics: crate::metrics::PromptMetrics::new().unwrap(),
         lane: Lane::Batch,
     };
-    Bench { builder, store, embedder, passages }
+    Bench { _folder: folder, storage, builder, store, embedder, passages }
 }
 
 #[tokio::test]
@@ -616,6 +623,9 @@ async fn a_request_that_was_taken_back_is_not_built_and_keeps_its_key() {
     other.builder.cancellations.cancel("rival", &id);
     assert!(!other.builder.is_cancelled(&prompt.meta));
 }
+
+#[path = "beside_tests.rs"]
+mod beside;
 
 #[path = "rules_tests.rs"]
 mod rules;

@@ -221,7 +221,7 @@ pub struct StageTime {
 /// Work asked for; see `avro/request.avsc`. The tenant is proven by the record, not claimed in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// The client's JSON, byte for byte.
+    /// The client's JSON, byte for byte; empty where `body_file` names it.
     #[serde(with = "apache_avro::serde::bytes")]
     pub body: Vec<u8>,
     /// Identity given out by Millrace.
@@ -242,6 +242,8 @@ pub struct Request {
     pub reply_topic: Option<String>,
     /// The client's own labels.
     pub labels: BTreeMap<String, String>,
+    /// The tenant's file that the body is in, where that is larger than a record may be.
+    pub body_file: Option<String>,
 }
 
 impl Request {
@@ -259,6 +261,7 @@ impl Request {
             reply_replica: None,
             reply_topic: None,
             labels: BTreeMap::new(),
+            body_file: None,
         }
     }
 }
@@ -279,7 +282,7 @@ pub struct PromptModeration {
 pub struct Prompt {
     /// Who asked.
     pub meta: Meta,
-    /// Provider request JSON; `None` when ended.
+    /// Provider request JSON; `None` when ended, and where `body_file` names it.
     #[serde(with = "apache_avro::serde::bytes_opt")]
     pub body: Option<Vec<u8>>,
     /// Model as the client wrote it.
@@ -304,6 +307,8 @@ pub struct Prompt {
     pub prompt_moderation: Option<PromptModeration>,
     /// Values by the placeholders that stand for them in the body, to be put back into the answer. Personal data.
     pub placeholders: BTreeMap<String, String>,
+    /// Where the body is that is larger than a record may be.
+    pub body_file: Option<String>,
 }
 
 /// What the model said and the calls it took; or why it ended.

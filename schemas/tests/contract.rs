@@ -182,6 +182,7 @@ async fn every_event_survives_and_the_clients_json_is_kept_byte_for_byte() {
         stages: stages.clone(),
         prompt_moderation: Some(found.clone()),
         placeholders: BTreeMap::from([("[EMAIL_1]".to_owned(), "a@x.org".to_owned())]),
+        body_file: Some("body-1".to_owned()),
     };
     survives(&codec, prompt).await;
     let completion = Completion {

@@ -165,7 +165,9 @@ fn admit<T: Task>(app: &App, body: Result<Bytes, BytesRejection>) -> Result<T, A
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(app.config.max_body_bytes),
         _ => ApiError::not_json(),
     })?;
+    let bytes = body.len();
     let body: Value = serde_json::from_slice(&body).map_err(|_| ApiError::not_json())?;
+    app.stats.read(bytes);
     T::read(&app.config, body)
 }
 

@@ -31,9 +31,10 @@ pub(crate) struct Message {
     role: String,
     name: Option<String>,
     texts: Vec<String>,
-    /// Parts that are not text, and tool calls, as JSON.
+    /// Tool calls as JSON.
     other: Vec<String>,
-    images: u32,
+    /// Images, sounds and files as JSON.
+    media: Vec<String>,
 }
 
 /// What the answer has to look like.
@@ -53,8 +54,8 @@ pub(crate) struct ForcedTool {
     pub named: bool,
 }
 
-/// Tokens of an image at low detail.
-const IMAGE_TOKENS: u32 = 85;
+/// Tokens of an image at low detail, whatever its size, and of everything else that is no text.
+const MEDIUM_TOKENS: u32 = 85;
 
 impl ChatRequest {
     pub(crate) fn read(body: Value) -> Result<Self, ApiError> {
@@ -111,7 +112,7 @@ impl ChatRequest {
             .map(|message| {
                 let name = message.name.as_ref().map_or(0, |name| 1 + count(name));
                 let texts: u32 = message.texts.iter().chain(&message.other).map(|text| count(text)).sum();
-                3 + count(&message.role) + name + texts + message.images * IMAGE_TOKENS
+                3 + count(&message.role) + name + texts + message.media.len() as u32 * MEDIUM_TOKENS
             })
             .sum();
         3 + messages + self.tool_tokens
@@ -125,7 +126,7 @@ impl ChatRequest {
         for message in &self.messages {
             digester.part(message.role.as_bytes());
             digester.part(message.name.as_deref().unwrap_or_default().as_bytes());
-            for text in message.texts.iter().chain(&message.other) {
+            for text in message.texts.iter().chain(&message.other).chain(&message.media) {
                 digester.part(text.as_bytes());
             }
         }
@@ -177,7 +178,7 @@ fn read_message(at: &str, message: Value) -> Result<Message, ApiError> {
         Some(Value::String(name)) => Some(name),
         Some(other) => return Err(ApiError::wrong_type(&format!("{at}.name"), "a string", &other)),
     };
-    let mut read = Message { role, name, texts: Vec::new(), other: Vec::new(), images: 0 };
+    let mut read = Message { role, name, texts: Vec::new(), other: Vec::new(), media: Vec::new() };
     for calls in ["tool_calls", "function_call"] {
         if let Some(calls) = fields.get(calls) {
             read.other.push(calls.to_string());
@@ -206,11 +207,7 @@ fn read_part(at: &str, part: Value, message: &mut Message) -> Result<(), ApiErro
             Some(other) => return Err(ApiError::wrong_type(&format!("{at}.{kind}"), "a string", other)),
             None => return Err(ApiError::missing(&format!("{at}.{kind}"))),
         },
-        Some("image_url") => {
-            message.images += 1;
-            message.other.push(part.to_string());
-        }
-        Some("input_audio" | "file") => message.other.push(part.to_string()),
+        Some("image_url" | "input_audio" | "file") => message.media.push(part.to_string()),
         Some(kind) => {
             let message = format!("Invalid value: '{kind}'.");
             return Err(ApiError::invalid(&format!("{at}.type"), Some("invalid_value"), message));

@@ -31,6 +31,9 @@ pub struct Count {
     pub by_status: BTreeMap<String, u64>,
     /// Calls by model.
     pub by_model: BTreeMap<String, u64>,
+    /// Bytes of the largest request that could be read.
+    #[serde(default)]
+    pub largest_request: u64,
     /// Requests being answered now.
     pub in_flight: u64,
     /// Most requests answered at the same time.
@@ -101,6 +104,12 @@ impl Stats {
         count.in_flight += 1;
         count.max_in_flight = count.max_in_flight.max(count.in_flight);
         InFlight(Arc::clone(self))
+    }
+
+    /// Notes the length of a request that could be read.
+    pub(crate) fn read(&self, bytes: usize) {
+        let mut inner = self.lock();
+        inner.count.largest_request = inner.count.largest_request.max(bytes as u64);
     }
 
     /// Counts one request's fate. A request is recorded once.

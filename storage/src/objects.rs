@@ -1,6 +1,8 @@
 //! The part of the port that files and batches stand on: small objects that are compared and replaced, and the
 //! contents of files in parts.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +10,11 @@ use crate::port::StorageError;
 
 /// The largest part of a file's content.
 pub const MAX_PART_BYTES: usize = 512 * 1024;
+
+/// How the names of contents begin that are no files but bodies of requests, which go when their time is over.
+pub const BODY_PREFIX: &str = "body-";
+/// How long a body is there after it came from a backup, which does not say.
+const IMPORTED_BODY_KEPT: Duration = Duration::from_secs(45 * 24 * 3_600);
 
 /// An object as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,11 +78,19 @@ pub struct PartId {
     pub part: u32,
 }
 
+impl PartId {
+    /// How long a part of this file is there that comes from a backup.
+    pub(crate) fn kept_when_imported(&self) -> Option<Duration> {
+        self.file_id.starts_with(BODY_PREFIX).then_some(IMPORTED_BODY_KEPT)
+    }
+}
+
 /// Contents of files, in parts of at most [`MAX_PART_BYTES`].
 #[async_trait]
 pub trait FileParts: Send + Sync {
-    /// Stores a part; writing it again replaces it.
-    async fn put_part(&self, id: &PartId, content: Vec<u8>) -> Result<(), StorageError>;
+    /// Stores a part, until it is deleted or for `kept`, to the second; writing it again replaces both. One whose time
+    /// is over is gone at the latest when another one is stored for a time.
+    async fn put_part(&self, id: &PartId, content: Vec<u8>, kept: Option<Duration>) -> Result<(), StorageError>;
     /// A part's bytes.
     async fn part(&self, id: &PartId) -> Result<Option<Vec<u8>>, StorageError>;
     /// Forgets a part, whether it is there or not.

@@ -250,12 +250,12 @@ fn stage(config: &Config) -> Checked {
     positive("stage.window", stage.window.into())?;
     positive("stage.max_in_flight", stage.max_in_flight as u64)?;
     positive("stage.commit_interval_ms", stage.commit_interval_ms)?;
-    if stage.max_bytes < config.limits.inline_bytes {
+    if stage.max_bytes < config.limits.body_bytes {
         return invalid(
             "stage.max_bytes",
             format!(
-                "is {}; one record may have {} (limits.inline_bytes): raise it",
-                stage.max_bytes, config.limits.inline_bytes
+                "is {}; one body may have {} (limits.body_bytes): raise it",
+                stage.max_bytes, config.limits.body_bytes
             ),
         );
     }
@@ -320,6 +320,13 @@ fn limits(config: &Config) -> Checked {
     if limits.inline_bytes < 1_024 {
         return invalid("limits.inline_bytes", format!("is {}; set it to at least 1024", limits.inline_bytes));
     }
+    if limits.body_bytes < limits.inline_bytes {
+        return invalid(
+            "limits.body_bytes",
+            format!("is {}; set it to at least limits.inline_bytes ({})", limits.body_bytes, limits.inline_bytes),
+        );
+    }
+    positive("limits.body_days", limits.body_days.into())?;
     for (key, deadline) in [
         ("limits.default_deadline_ms", limits.default_deadline_ms),
         ("limits.batch_deadline_ms", limits.batch_deadline_ms),

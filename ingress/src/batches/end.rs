@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use millrace_admission::SYSTEM_TENANT;
+use millrace_files::stored::{self, At};
+use millrace_files::{Content, File, now_seconds};
 
 use crate::batches::run::{Ended, Run};
 use crate::batches::worker::{adopt, lease};
 use crate::batches::{Batch, Status, Work};
-use crate::content::Content;
-use crate::files::{self, BATCH_OUTPUT, File, now_seconds};
-use crate::objects::{self, At};
+use crate::files::{self, BATCH_OUTPUT};
 
 /// How often what was done is stored while there is something new, and while there is nothing.
 const STORE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
@@ -51,7 +51,7 @@ impl Run {
         batch.lease = None;
         self.store_without_lease().await?;
         let work = At { tenant: SYSTEM_TENANT, id: &self.stored.id };
-        objects::delete::<Work>(&self.ingress.storage, work).await?;
+        stored::delete::<Work>(&self.ingress.storage, work).await?;
         Ok(self.stored.value.status)
     }
 
@@ -76,7 +76,7 @@ impl Run {
             content: Some(output.content.clone()),
         };
         // One that is there was made by the worker before.
-        objects::create(storage, At { tenant, id: &output.file_id }, &file).await?;
+        stored::create(storage, At { tenant, id: &output.file_id }, &file).await?;
         Ok(())
     }
 
@@ -106,14 +106,14 @@ impl Run {
         batch.outstanding = self.outstanding.iter().copied().collect();
         loop {
             let tenant = &self.principal.tenant;
-            if objects::replace(&self.ingress.storage, tenant, &mut self.stored).await? {
+            if stored::replace(&self.ingress.storage, tenant, &mut self.stored).await? {
                 self.is_ours = true;
                 self.stored_at = Instant::now();
                 self.has_news = false;
                 return Ok(());
             }
             let at = At { tenant, id: &self.stored.id };
-            let found = objects::read::<Batch>(&self.ingress.storage, at).await?.ok_or(Ended::Taken)?;
+            let found = stored::read::<Batch>(&self.ingress.storage, at).await?.ok_or(Ended::Taken)?;
             // Two that take it at once have the same epoch until one of them has stored it.
             if !self.is_ours || found.value.epoch != self.stored.value.epoch {
                 return Err(Ended::Taken);

@@ -22,16 +22,16 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use millrace_admission::{Principal, SYSTEM_TENANT, batch_operation};
+use millrace_files::stored::{self, At, Kind, Stored};
+use millrace_files::{Content, find, now_seconds};
 use millrace_schemas::body_hash;
 use millrace_storage::{Claim, Claimed, Order};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::content::Content;
 use crate::error::ApiError;
-use crate::files::{self, KEPT, fresh_id, now_seconds, shown};
+use crate::files::{self, KEPT, fresh_id, shown};
 use crate::lists::{limit, page_of};
-use crate::objects::{self, At, Kind, Stored};
 use crate::posted::Posted;
 use crate::routes::{authenticate, text};
 use crate::run::Ingress;
@@ -298,7 +298,7 @@ pub(crate) async fn create(State(ingress): State<Arc<Ingress>>, request: Request
     let (new, window) = NewBatch::read(&body, ingress.longest_window)?;
     let storage = &ingress.storage;
     let tenant = principal.tenant.as_str();
-    let input = files::find(storage, tenant, &new.input_file_id).await.map_err(|e| ApiError::store(&e))?;
+    let input = find(storage, tenant, &new.input_file_id).await.map_err(|e| ApiError::store(&e))?;
     let input = input.ok_or_else(|| {
         let message = format!("There is no file '{}': upload one with the purpose 'batch'.", shown(&new.input_file_id));
         ApiError::invalid(Some("input_file_id"), message)
@@ -346,11 +346,11 @@ pub(crate) async fn create(State(ingress): State<Arc<Ingress>>, request: Request
     };
     // First that there is work: a batch that nobody knows of would wait for ever.
     let work = Work { tenant: tenant.to_owned() };
-    objects::create(storage, At { tenant: SYSTEM_TENANT, id: &id }, &work).await.map_err(|e| ApiError::store(&e))?;
-    if objects::create(storage, at, &batch).await.map_err(|e| ApiError::store(&e))? {
+    stored::create(storage, At { tenant: SYSTEM_TENANT, id: &id }, &work).await.map_err(|e| ApiError::store(&e))?;
+    if stored::create(storage, at, &batch).await.map_err(|e| ApiError::store(&e))? {
         return Ok(axum::Json(batch.to_json()).into_response());
     }
-    let found = objects::read::<Batch>(storage, at).await.map_err(|e| ApiError::store(&e))?;
+    let found = stored::read::<Batch>(storage, at).await.map_err(|e| ApiError::store(&e))?;
     Ok(axum::Json(found.map_or(batch, |found| found.value).to_json()).into_response())
 }
 
@@ -386,7 +386,7 @@ pub(crate) async fn list(
     let limit = limit(wanted.limit, LISTED, MAX_LISTED)?;
     let after = wanted.after.as_deref().filter(|after| !after.is_empty());
     let more = u32::try_from(limit + 1).unwrap_or(MAX_LISTED);
-    let found = objects::list::<Batch>(&ingress.storage, &principal.tenant, after, Order::Falling, more).await;
+    let found = stored::list::<Batch>(&ingress.storage, &principal.tenant, after, Order::Falling, more).await;
     let found = found.map_err(|e| ApiError::store(&e))?;
     Ok(page_of(found.into_iter().map(|stored| stored.value.to_json()).collect(), limit))
 }
@@ -424,7 +424,7 @@ pub(crate) async fn cancel(
             }
         }
         // Its worker writes it, too, and reads what was changed meanwhile.
-        let replaced = objects::replace(&ingress.storage, &principal.tenant, &mut stored).await;
+        let replaced = stored::replace(&ingress.storage, &principal.tenant, &mut stored).await;
         if replaced.map_err(|e| ApiError::store(&e))? {
             return Ok(axum::Json(stored.value.to_json()));
         }
@@ -441,7 +441,7 @@ async fn own(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Stored<Batch>, ApiError> {
     let Ok(Path(id)) = id else { return Err(no_batch("")) };
-    let found = objects::read::<Batch>(&ingress.storage, At { tenant, id: &id }).await;
+    let found = stored::read::<Batch>(&ingress.storage, At { tenant, id: &id }).await;
     found.map_err(|e| ApiError::store(&e))?.ok_or_else(|| no_batch(&id))
 }
 

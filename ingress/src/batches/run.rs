@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use millrace_admission::{BatchLine, MAX_BATCH_BYTES, Principal, batch_operation};
+use millrace_files::stored::Stored;
+use millrace_files::{Writer, find, now_seconds};
 use millrace_schemas::{Lane, Operation, Outcome, Request, RequestId, now_micros, now_millis};
 use millrace_stage::{Outgoing, To};
 use millrace_storage::StorageError;
@@ -19,11 +21,8 @@ use crate::batches::judge::{Judge, of_file};
 use crate::batches::output::{self, Written};
 use crate::batches::worker::lease;
 use crate::batches::{Batch, BatchError, Status};
-use crate::content::Writer;
 use crate::error::ApiError;
-use crate::files::{self, now_seconds};
 use crate::lines::{Line, Lines};
-use crate::objects::Stored;
 use crate::run::Ingress;
 use crate::together::partition_of;
 
@@ -211,7 +210,7 @@ impl Run {
     async fn lines(&self) -> Result<Lines, BatchError> {
         let (storage, batch) = (&self.ingress.storage, &self.stored.value);
         let gone = |why: String| of_file("input_file_unavailable", why);
-        let file = files::find(storage, &self.principal.tenant, &batch.input_file_id).await;
+        let file = find(storage, &self.principal.tenant, &batch.input_file_id).await;
         let file = file.map_err(|error| gone(error.to_string()))?;
         let file = file.ok_or_else(|| gone(format!("The file {} was deleted.", batch.input_file_id)))?;
         let content = file.content.unwrap_or_default();

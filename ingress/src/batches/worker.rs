@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use millrace_admission::SYSTEM_TENANT;
+use millrace_files::stored::{self, At, Stored};
 use millrace_schemas::now_micros;
 use millrace_storage::{Order, StorageError};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,6 @@ use tokio_util::task::TaskTracker;
 use crate::batches::run::{Ended, Run};
 use crate::batches::{Batch, Lease, Status, Work};
 use crate::files;
-use crate::objects::{self, At, Stored};
 use crate::run::Ingress;
 
 /// Between two looks for work.
@@ -86,7 +86,7 @@ async fn look(
 ) -> Result<(), StorageError> {
     let now = now_millis();
     seen.taken.retain(|_, until| *until > now);
-    let works = objects::list::<Work>(&ingress.storage, SYSTEM_TENANT, seen.from.as_deref(), Order::Rising, PAGE);
+    let works = stored::list::<Work>(&ingress.storage, SYSTEM_TENANT, seen.from.as_deref(), Order::Rising, PAGE);
     let mut before_all = true;
     for Stored { id, value: Work { tenant }, .. } in works.await? {
         let has_ended = if running.with(|running| running.contains(&id)) || seen.taken.contains_key(&id) {
@@ -94,7 +94,7 @@ async fn look(
         } else if running.with(|running| running.len()) >= AT_ONCE {
             break;
         } else {
-            match objects::read::<Batch>(&ingress.storage, At { tenant: &tenant, id: &id }).await? {
+            match stored::read::<Batch>(&ingress.storage, At { tenant: &tenant, id: &id }).await? {
                 None => is_older(&id, now - UNBORN),
                 Some(stored) if stored.value.status.is_final() => true,
                 Some(stored) => {
@@ -107,7 +107,7 @@ async fn look(
             }
         };
         if has_ended {
-            objects::delete::<Work>(&ingress.storage, At { tenant: SYSTEM_TENANT, id: &id }).await?;
+            stored::delete::<Work>(&ingress.storage, At { tenant: SYSTEM_TENANT, id: &id }).await?;
         }
         before_all &= has_ended;
         // Another replica's clock may be behind, so only what is old is passed over from now on.

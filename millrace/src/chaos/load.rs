@@ -103,6 +103,8 @@ pub struct Rate {
     pub bad: bool,
     /// Whether most answers over HTTP are streamed.
     pub streams: bool,
+    /// Whether some requests over HTTP are too large for their records.
+    pub pictures: bool,
 }
 
 /// Requests that keep coming until they are [stopped](Load::stop).
@@ -196,7 +198,9 @@ impl Asker {
             }
             // Each client asks about documents every second time.
             let about = (self.rate.documents && time % 2 == 0).then_some(COLLECTION);
-            given.requests.push(self.ask(&client, about, self.rate.streams && time % 3 != 0).await?);
+            let mut body = question("", about);
+            body["stream"] = (self.rate.streams && time % 3 != 0).into();
+            given.requests.push(self.ask(&client, body, self.rate.pictures && time % 4 == 0).await?);
             if self.rate.cancels {
                 given.requests.push(self.take_back(&client).await?);
             }
@@ -208,12 +212,10 @@ impl Asker {
     /// Asks with a key of its own, at both doors at once and once more when it is answered: whoever
     /// dies in between, it is one request. Returns its id.
     /// What was said is the same each time, streamed or not.
-    async fn ask(&self, client: &reqwest::Client, about: Option<&str>, streams: bool) -> anyhow::Result<String> {
+    async fn ask(&self, client: &reqwest::Client, mut body: Value, shows: bool) -> anyhow::Result<String> {
         let key = format!("chaos-{:016x}", rand::random::<u64>());
-        let mut body = question(&format!("Write a sentence about {key}."), about);
-        if streams {
-            body["stream"] = true.into();
-        }
+        let text = format!("Write a sentence about {key}.");
+        body["messages"][0]["content"] = if shows { picture(&text) } else { text.into() };
         let asked = |first: usize| self.until_answered(client, "chat/completions", Some(&key), &body, first);
         let first = usize::try_from(self.number)?;
         let answers = futures::future::try_join(asked(first), asked(first + 1)).await?;
@@ -310,6 +312,12 @@ async fn said(answer: reqwest::Response) -> anyhow::Result<String> {
         said += event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
     }
     bail!("a stream without an end")
+}
+
+/// A text, and a picture that is larger than a record may be.
+fn picture(text: &str) -> Value {
+    let url = format!("data:image/png;base64,{}", "iVBOR".repeat(60_000));
+    json!([{ "type": "text", "text": text }, { "type": "image_url", "image_url": { "url": url } }])
 }
 
 fn question(content: &str, collection: Option<&str>) -> Value {

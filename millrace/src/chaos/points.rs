@@ -25,7 +25,8 @@ use super::verdict::{Verdict, judge};
 use crate::cli::ChaosArgs;
 
 /// Enough to reach each point a few times in each process.
-const RATE: Rate = Rate { per_second: 40, clients: 3, documents: true, cancels: true, bad: true, streams: true };
+const RATE: Rate =
+    Rate { per_second: 40, clients: 3, documents: true, cancels: true, bad: true, streams: true, pictures: true };
 /// How long the services may take to have reached all that they are known to do.
 const DISCOVERY: Duration = Duration::from_secs(90);
 /// How long an armed point may take to be reached, with the start of its process.

@@ -16,7 +16,8 @@ use super::verdict::{Verdict, judge};
 
 /// With calls this long, many are in flight at each moment, and each drain has to wait for some.
 const LATENCY_MS: (u32, u32) = (1_000, 2_000);
-const RATE: Rate = Rate { per_second: 20, clients: 2, documents: true, cancels: false, bad: true, streams: true };
+const RATE: Rate =
+    Rate { per_second: 20, clients: 2, documents: true, cancels: false, bad: true, streams: true, pictures: true };
 
 /// How long a group may take for topics that are new to it.
 const TAKEN_OVER: Duration = Duration::from_secs(30);
@@ -32,7 +33,7 @@ pub async fn run(from: Option<&Path>) -> anyhow::Result<Verdict> {
     answer.error_for_status().context("the provider refuses the latency")?;
 
     // An earlier release may not stream.
-    let load = Load::start(&pipeline, Rate { streams: from.is_none(), ..RATE })?;
+    let load = Load::start(&pipeline, Rate { streams: from.is_none(), pictures: from.is_none(), ..RATE })?;
     let began = Instant::now();
     if from.is_some() {
         // While the earlier release runs: what this one needs beside it.

@@ -23,9 +23,11 @@ const NOT_WRITTEN: [(&str, &str, &str); 9] = [
 ];
 const DAMAGED: &str = "our own records would have to be damaged; the builder's dead letters take the same way";
 /// What services do beside writing to topics and committing.
-const BESIDE: [(&str, &str); 10] = [
+const BESIDE: [(&str, &str); 12] = [
+    ("ingress", "store a part of a file"),
     ("prompt-builder", "claim an idempotency key"),
     ("prompt-builder", "add a waiter"),
+    ("prompt-builder", "store a part of a file"),
     ("prompt-builder", "call"),
     ("inference-router", "call"),
     ("result-sink", "store an outcome"),

@@ -78,7 +78,7 @@ impl Cql {
             Row::Object { tenant, kind, id, version, value } => {
                 self.insert_object(&tenant, &kind, &id, version, value).await.map(|_| ())
             }
-            Row::FilePart { id, content } => self.put_part(&id, content).await,
+            Row::FilePart { id, content } => self.put_part(&id, content, id.kept_when_imported()).await,
             Row::Webhook(delivery) => self.import_webhook(&delivery).await,
             Row::Kept { tenant, request_id, request } if request.is_empty() => self.forget(&tenant, &request_id).await,
             Row::Kept { tenant, request_id, request } => self.keep(&tenant, &request_id, request).await,

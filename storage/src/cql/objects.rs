@@ -1,5 +1,7 @@
 //! Objects and parts of files over CQL.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures::{TryStreamExt, try_join};
 use scylla::client::session::Session;
@@ -15,6 +17,11 @@ use crate::port::StorageError;
 
 /// Behind every id: no text sorts after it.
 const LAST: &str = "\u{10ffff}";
+
+/// The time to live of what stays.
+const FOR_GOOD: i32 = 0;
+/// The longest time to live that Cassandra takes: 20 years.
+const LONGEST: i32 = 20 * 365 * 24 * 3_600;
 
 /// Prepared once, when the store is opened.
 pub(super) struct ObjectStatements {
@@ -56,7 +63,7 @@ impl ObjectStatements {
             ),
             idempotent(
                 session,
-                "INSERT INTO file_parts (tenant, file_id, epoch, part, content) VALUES (?, ?, ?, ?, ?)"
+                "INSERT INTO file_parts (tenant, file_id, epoch, part, content) VALUES (?, ?, ?, ?, ?) USING TTL ?"
             ),
             idempotent(session, "DELETE FROM file_parts WHERE tenant = ? AND file_id = ? AND epoch = ? AND part = ?"),
         )?;
@@ -141,6 +148,11 @@ impl Cql {
     }
 }
 
+/// A time to live.
+fn seconds(kept: Duration) -> i32 {
+    i32::try_from(kept.as_secs()).unwrap_or(LONGEST).clamp(1, LONGEST)
+}
+
 /// The columns that name a part.
 fn columns(id: &PartId) -> (&str, &str, i32, i32) {
     (&id.tenant, &id.file_id, id.epoch.cast_signed(), id.part.cast_signed())
@@ -148,9 +160,9 @@ fn columns(id: &PartId) -> (&str, &str, i32, i32) {
 
 #[async_trait]
 impl FileParts for Cql {
-    async fn put_part(&self, id: &PartId, content: Vec<u8>) -> Result<(), StorageError> {
+    async fn put_part(&self, id: &PartId, content: Vec<u8>, kept: Option<Duration>) -> Result<(), StorageError> {
         let (tenant, file, epoch, part) = columns(id);
-        let values = (tenant, file, epoch, part, content);
+        let values = (tenant, file, epoch, part, content, kept.map_or(FOR_GOOD, seconds));
         self.execute("store a part of a file", &self.of_objects.put_part, values).await.map(|_| ())
     }
 

@@ -99,7 +99,7 @@ fn put(tables: &Tables, row: Row) -> Result<(), StorageError> {
             let key = Key::of(&tenant).text(&kind).last(&id).finish()?;
             objects::replace(tables, &key, 0, version, Some(value)).map(|_| ())
         }
-        Row::FilePart { id, content } => tables.parts.insert(objects::part_key(&id)?, content).map_err(classify),
+        Row::FilePart { id, content } => objects::put_part(tables, &id, &content, id.kept_when_imported()),
         Row::Kept { tenant, request_id, request } => {
             kept::put(tables, Key::of(&tenant).text(&request_id).finish()?, &request)
         }

@@ -34,7 +34,7 @@ use crate::port::StorageError;
 
 /// Layout of keys and values below. A program refuses a directory of a later one.
 const FORMAT: u32 = 1;
-/// Keyspaces do not share memtables: small ones bound the memory, 9 * 16 MiB at the most.
+/// Keyspaces do not share memtables: small ones bound the memory, 13 * 16 MiB at the most.
 const MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
 /// The journal's room on disk before fjall writes memtables out to free it.
 const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
@@ -68,6 +68,8 @@ pub(crate) struct Tables {
     objects: Keyspace,
     /// tenant, file, epoch, part -> content
     parts: Keyspace,
+    /// See `objects.rs`: when parts end
+    part_ends: Keyspace,
     /// tenant, request -> what was asked
     kept: Keyspace,
     /// tenant, id -> delivery
@@ -160,6 +162,7 @@ impl Tables {
             checkpoints: keyspace("checkpoints", plain)?,
             objects: keyspace("objects", plain)?,
             parts: keyspace("file_parts", outcomes)?,
+            part_ends: keyspace("file_part_ends", plain)?,
             kept: keyspace("kept", outcomes)?,
             webhooks: keyspace("webhooks", plain)?,
             webhook_due: keyspace("webhook_due", plain)?,

@@ -1,4 +1,14 @@
 //! Objects and parts of files in the embedded store. An object's value is its version (8 bytes), then itself.
+//!
+//! A part that is stored for a time has its end in `part_ends` twice: by its key, so that storing it again replaces
+//! it, and by the time, so that whoever stores another one finds those that have ended.
+//!
+//! | key | value |
+//! |---|---|
+//! | `p`, key of the part | end, seconds since the epoch |
+//! | `t`, end, key of the part | |
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 
@@ -6,6 +16,9 @@ use crate::embedded::key::{Key, Parts};
 use crate::embedded::{Embedded, Tables, classify};
 use crate::objects::{FileParts, Object, Objects, Order, PartId};
 use crate::port::StorageError;
+
+/// Parts that are looked at for each one that is stored.
+const ENDED_AT_ONCE: usize = 16;
 
 #[async_trait]
 impl Objects for Embedded {
@@ -65,9 +78,9 @@ impl Objects for Embedded {
 
 #[async_trait]
 impl FileParts for Embedded {
-    async fn put_part(&self, id: &PartId, content: Vec<u8>) -> Result<(), StorageError> {
-        let key = part_key(id)?;
-        self.write("store a part of a file", move |tables| tables.parts.insert(key, content).map_err(classify)).await
+    async fn put_part(&self, id: &PartId, content: Vec<u8>, kept: Option<Duration>) -> Result<(), StorageError> {
+        let id = id.clone();
+        self.write("store a part of a file", move |tables| put_part(tables, &id, &content, kept)).await
     }
 
     async fn part(&self, id: &PartId) -> Result<Option<Vec<u8>>, StorageError> {
@@ -79,6 +92,51 @@ impl FileParts for Embedded {
         let key = part_key(id)?;
         self.write("delete a part of a file", move |tables| tables.parts.remove(key).map_err(classify)).await
     }
+}
+
+pub(super) fn put_part(
+    tables: &Tables,
+    id: &PartId,
+    content: &[u8],
+    kept: Option<Duration>,
+) -> Result<(), StorageError> {
+    let key = part_key(id)?;
+    let by_part = [b"p", &key[..]].concat();
+    match kept {
+        Some(kept) => {
+            let end = now().saturating_add(kept).as_secs().to_be_bytes();
+            // Before the part, which would never end without.
+            tables.part_ends.insert([b"t", &end[..], &key[..]].concat(), []).map_err(classify)?;
+            tables.part_ends.insert(by_part, end).map_err(classify)?;
+            forget_ended(tables)?;
+        }
+        None => tables.part_ends.remove(by_part).map_err(classify)?,
+    }
+    tables.parts.insert(key, content).map_err(classify)
+}
+
+/// Forgets a few parts whose time is over: more than are stored meanwhile.
+fn forget_ended(tables: &Tables) -> Result<(), StorageError> {
+    let now = now().as_secs().to_be_bytes();
+    let ended = tables.part_ends.range(b"t".to_vec()..[b"t", &now[..]].concat()).take(ENDED_AT_ONCE);
+    let ended: Vec<_> = ended.map(|item| item.key().map_err(classify)).collect::<Result<_, _>>()?;
+    for note in ended {
+        let (end, key) = note.get(1..).and_then(|rest| rest.split_at_checked(now.len())).unwrap_or_default();
+        let by_part = [b"p", key].concat();
+        // A part that was stored again has another end, or none.
+        if tables.part_ends.get(&by_part).map_err(classify)?.is_some_and(|stored| stored[..] == *end) {
+            tables.parts.remove(key).map_err(classify)?;
+            tables.part_ends.remove(by_part).map_err(classify)?;
+        }
+        tables.part_ends.remove(note).map_err(classify)?;
+    }
+    Ok(())
+}
+
+fn now() -> Duration {
+    #[expect(clippy::disallowed_methods, reason = "the crate does without the schemas' clock")]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 pub(super) fn part_key(id: &PartId) -> Result<Vec<u8>, StorageError> {

@@ -51,7 +51,7 @@ pub async fn every_row_is_exported_and_imported_unchanged(storage: &Storage) {
     let part = PartId { tenant: tenant.clone(), file_id: "file".to_owned(), epoch: 2, part: 3 };
     assert!(storage.objects.replace(&tenant, "kind", "id", 0, Some(b"one".to_vec())).await.unwrap());
     assert!(storage.objects.replace(&tenant, "kind", "id", 1, Some(b"two".to_vec())).await.unwrap());
-    storage.parts.put_part(&part, b"content".to_vec()).await.unwrap();
+    storage.parts.put_part(&part, b"content".to_vec(), None).await.unwrap();
     storage.kept.keep(&tenant, "r", b"asked".to_vec()).await.unwrap();
     storage.kept.forget(&tenant, "s").await.unwrap();
 

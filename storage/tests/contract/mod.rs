@@ -58,6 +58,7 @@ macro_rules! contract {
             an_object_is_replaced_by_its_version_only,
             objects_are_listed_by_id_either_way,
             parts_of_files_come_back_as_they_were,
+            a_part_is_there_for_its_time,
             a_delivery_is_what_was_written_last,
             deliveries_are_listed_from_the_newest_on,
             what_is_due_is_kept_by_shard_and_minute,

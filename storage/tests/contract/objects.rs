@@ -1,5 +1,7 @@
 //! Objects that are compared and replaced, and parts of files.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use millrace_storage::{Object, Order, PartId, Storage};
 
@@ -60,8 +62,8 @@ pub async fn parts_of_files_come_back_as_they_were(storage: &Storage) {
     let tenant = unique("t");
     let id = |epoch, part| PartId { tenant: tenant.clone(), file_id: "file".to_owned(), epoch, part };
     let content: Vec<u8> = (0..millrace_storage::MAX_PART_BYTES).map(|n| (n % 251) as u8).collect();
-    storage.parts.put_part(&id(0, 1), content.clone()).await.unwrap();
-    storage.parts.put_part(&id(1, 1), b"another epoch".to_vec()).await.unwrap();
+    storage.parts.put_part(&id(0, 1), content.clone(), None).await.unwrap();
+    storage.parts.put_part(&id(1, 1), b"another epoch".to_vec(), None).await.unwrap();
     assert_eq!(storage.parts.part(&id(0, 1)).await.unwrap(), Some(content));
     assert_eq!(storage.parts.part(&id(1, 1)).await.unwrap(), Some(b"another epoch".to_vec()));
     assert_eq!(storage.parts.part(&id(0, 0)).await.unwrap(), None);
@@ -70,6 +72,23 @@ pub async fn parts_of_files_come_back_as_they_were(storage: &Storage) {
         assert_eq!(storage.parts.part(&id(0, 1)).await.unwrap(), None);
     }
     assert!(storage.parts.part(&id(1, 1)).await.unwrap().is_some());
+}
+
+pub async fn a_part_is_there_for_its_time(storage: &Storage) {
+    let tenant = unique("t");
+    let id = |part| PartId { tenant: tenant.clone(), file_id: "file".to_owned(), epoch: 0, part };
+    let (soon, later) = (Duration::from_secs(1), Duration::from_secs(3_600));
+    let put = async |part, kept| storage.parts.put_part(&id(part), vec![1, 2], kept).await.unwrap();
+    for (part, kept) in [(0, Some(soon)), (1, Some(later)), (2, None), (3, Some(soon)), (4, Some(soon))] {
+        put(part, kept).await;
+    }
+    put(3, Some(later)).await;
+    put(4, None).await;
+    tokio::time::sleep(3 * soon).await;
+    put(5, Some(later)).await;
+    for (part, is_there) in [(0, false), (1, true), (2, true), (3, true), (4, true)] {
+        assert_eq!(storage.parts.part(&id(part)).await.unwrap().is_some(), is_there, "{part}");
+    }
 }
 
 /// Counters that are counted up by several at once: no step is lost, and none is made twice.

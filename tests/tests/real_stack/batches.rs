@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use millrace_tests::{Pipeline, RIVAL_KEY, TENANT_KEY, client};
+use millrace_tests::{Pipeline, RIVAL_KEY, TENANT_KEY, client, form_of};
 use serde_json::{Value, json};
 
 use crate::clients::python;
@@ -95,14 +95,9 @@ async fn set_latency(pipeline: &Pipeline, ms: f64) -> anyhow::Result<()> {
 }
 
 async fn upload(door: &str, content: &str) -> anyhow::Result<String> {
-    const BOUNDARY: &str = "a-boundary-of-the-test";
-    let head = "content-disposition: form-data; name";
-    let form = format!(
-        "--{BOUNDARY}\r\n{head}=\"purpose\"\r\n\r\nbatch\r\n--{BOUNDARY}\r\n{head}=\"file\"; filename=\"in.jsonl\"\r\n\r\n\
-         {content}\r\n--{BOUNDARY}--\r\n"
-    );
+    let (kind, form) = form_of("batch", content);
     let request = client()?.post(format!("{door}/v1/files")).bearer_auth(TENANT_KEY);
-    let request = request.header("content-type", format!("multipart/form-data; boundary={BOUNDARY}")).body(form);
+    let request = request.header("content-type", kind).body(form);
     let answer: Value = request.send().await?.json().await?;
     answer["id"].as_str().map(str::to_owned).with_context(|| answer.to_string())
 }

@@ -3,6 +3,7 @@
 mod backup;
 mod bad_input;
 mod batches;
+mod bodies;
 mod cancel;
 mod clients;
 mod crash;
@@ -75,6 +76,7 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     dlq::from_the_request_of_what_an_inner_stage_gave_up(&stack, &mut pipeline).await?;
     dlq::written_before_its_record_is_passed_over(&stack, &mut pipeline).await?;
     cancel::a_running_call_is_broken_off_and_on_the_bill(&pipeline).await?;
+    bodies::are_answered_at_both_doors(&stack, &mut pipeline).await?;
     idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
     retries::join_what_is_running(&pipeline).await?;
     tenants::are_made_and_end_while_it_runs(&mut pipeline).await?;

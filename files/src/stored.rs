@@ -5,41 +5,53 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// What is kept under a name of its own.
-pub(crate) trait Kind: Serialize + DeserializeOwned {
+pub trait Kind: Serialize + DeserializeOwned {
+    /// Its name in the store.
     const KIND: &'static str;
 }
 
 /// An object as it was read, or last written.
 #[derive(Clone)]
-pub(crate) struct Stored<T> {
+pub struct Stored<T> {
+    /// Its name.
     pub id: String,
+    /// Counts its changes, from 1.
     pub version: i64,
+    /// What it is.
     pub value: T,
 }
 
 /// An object's place: whose it is, and its name.
 #[derive(Clone, Copy)]
-pub(crate) struct At<'a> {
+pub struct At<'a> {
+    /// The tenant.
     pub tenant: &'a str,
+    /// The name.
     pub id: &'a str,
 }
 
-pub(crate) async fn read<T: Kind>(storage: &Storage, at: At<'_>) -> Result<Option<Stored<T>>, StorageError> {
+/// The object as it is now.
+///
+/// # Errors
+/// [`StorageError::Outage`]; [`StorageError::Refused`] when it can not be read, here as below.
+pub async fn read<T: Kind>(storage: &Storage, at: At<'_>) -> Result<Option<Stored<T>>, StorageError> {
     storage.objects.object(at.tenant, T::KIND, at.id).await?.map(decode).transpose()
 }
 
 /// False when there is one of this name.
-pub(crate) async fn create<T: Kind>(storage: &Storage, at: At<'_>, value: &T) -> Result<bool, StorageError> {
+///
+/// # Errors
+/// [`StorageError`].
+pub async fn create<T: Kind>(storage: &Storage, at: At<'_>, value: &T) -> Result<bool, StorageError> {
     storage.objects.replace(at.tenant, T::KIND, at.id, 0, Some(encode(value)?)).await
 }
 
 /// Stores the value in place of the version that was read. False, and nothing is changed, when that is not there any
 /// more.
-pub(crate) async fn replace<T: Kind>(
-    storage: &Storage,
-    tenant: &str,
-    stored: &mut Stored<T>,
-) -> Result<bool, StorageError> {
+///
+/// # Errors
+/// [`StorageError`].
+pub async fn replace<T: Kind>(storage: &Storage, tenant: &str, stored: &mut Stored<T>) -> Result<bool, StorageError> {
     let value = encode(&stored.value)?;
     let replaced = storage.objects.replace(tenant, T::KIND, &stored.id, stored.version, Some(value)).await?;
     stored.version += i64::from(replaced);
@@ -47,7 +59,10 @@ pub(crate) async fn replace<T: Kind>(
 }
 
 /// Deletes an object, whichever version it has.
-pub(crate) async fn delete<T: Kind>(storage: &Storage, at: At<'_>) -> Result<(), StorageError> {
+///
+/// # Errors
+/// [`StorageError`].
+pub async fn delete<T: Kind>(storage: &Storage, at: At<'_>) -> Result<(), StorageError> {
     while let Some(found) = storage.objects.object(at.tenant, T::KIND, at.id).await? {
         if storage.objects.replace(at.tenant, T::KIND, at.id, found.version, None).await? {
             break;
@@ -56,7 +71,11 @@ pub(crate) async fn delete<T: Kind>(storage: &Storage, at: At<'_>) -> Result<(),
     Ok(())
 }
 
-pub(crate) async fn list<T: Kind>(
+/// At most `limit` objects behind the id `after`, or from the beginning.
+///
+/// # Errors
+/// [`StorageError`].
+pub async fn list<T: Kind>(
     storage: &Storage,
     tenant: &str,
     after: Option<&str>,

@@ -11,15 +11,19 @@ const LEFT_BEHIND: u32 = 16;
 
 /// Parts that one writer wrote, one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Segment {
+pub struct Segment {
+    /// Which of the file's writers, one after the other.
     pub epoch: u32,
+    /// How many.
     pub parts: u32,
 }
 
 /// What a file consists of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Content {
+pub struct Content {
+    /// Its length.
     pub bytes: u64,
+    /// Its parts, in their order.
     pub segments: Vec<Segment>,
 }
 
@@ -38,7 +42,7 @@ impl Content {
     }
 
     /// The parts' bytes, in their order; an error where one is missing.
-    pub(crate) fn read(
+    pub fn read(
         &self,
         storage: &Storage,
         tenant: &str,
@@ -55,8 +59,26 @@ impl Content {
         stream::iter(self.parts(tenant, file_id, 0)).map(fetch).buffered(AT_ONCE)
     }
 
+    /// All of its bytes; `None` where a part is missing. For what is known to fit into memory.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn whole(&self, storage: &Storage, tenant: &str, file_id: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        let fetch = |id: PartId| async move { storage.parts.part(&id).await };
+        let mut parts = stream::iter(self.parts(tenant, file_id, 0)).map(fetch).buffered(AT_ONCE);
+        let mut whole = Vec::with_capacity(usize::try_from(self.bytes).unwrap_or_default());
+        while let Some(part) = parts.next().await {
+            let Some(part) = part? else { return Ok(None) };
+            whole.extend_from_slice(&part);
+        }
+        Ok(Some(whole))
+    }
+
     /// Forgets all of it, and what a writer may have left behind it.
-    pub(crate) async fn delete(&self, storage: &Storage, tenant: &str, file_id: &str) -> Result<(), StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]; some of it may be gone.
+    pub async fn delete(&self, storage: &Storage, tenant: &str, file_id: &str) -> Result<(), StorageError> {
         let delete = |id: PartId| async move { storage.parts.delete_part(&id).await };
         let deleted = stream::iter(self.parts(tenant, file_id, LEFT_BEHIND)).map(delete).buffer_unordered(AT_ONCE);
         deleted.fold(Ok(()), |all, one| std::future::ready(all.and(one))).await
@@ -64,7 +86,7 @@ impl Content {
 }
 
 /// Writes a file. What was written counts once [`content`](Self::content) is stored in the file's description.
-pub(crate) struct Writer {
+pub struct Writer {
     tenant: String,
     file_id: String,
     epoch: u32,
@@ -74,22 +96,27 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Goes on behind `content`; no other writer ever has the same `epoch`.
-    pub(crate) fn new(tenant: &str, file_id: &str, epoch: u32, content: Content) -> Self {
+    #[must_use]
+    pub fn new(tenant: &str, file_id: &str, epoch: u32, content: Content) -> Self {
         Self { tenant: tenant.to_owned(), file_id: file_id.to_owned(), epoch, content, buffer: Vec::new() }
     }
 
     /// Takes bytes without storing them.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// Whether there is a part or more to store.
-    pub(crate) fn is_full(&self) -> bool {
+    #[must_use]
+    pub fn is_full(&self) -> bool {
         self.buffer.len() >= MAX_PART_BYTES
     }
 
     /// Stores the parts that are full.
-    pub(crate) async fn store_full(&mut self, storage: &Storage) -> Result<(), StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn store_full(&mut self, storage: &Storage) -> Result<(), StorageError> {
         while self.is_full() {
             let rest = self.buffer.split_off(MAX_PART_BYTES);
             let part = std::mem::replace(&mut self.buffer, rest);
@@ -99,7 +126,10 @@ impl Writer {
     }
 
     /// Stores all that was taken.
-    pub(crate) async fn flush(&mut self, storage: &Storage) -> Result<&Content, StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn flush(&mut self, storage: &Storage) -> Result<&Content, StorageError> {
         self.store_full(storage).await?;
         if !self.buffer.is_empty() {
             let part = std::mem::take(&mut self.buffer);
@@ -114,7 +144,7 @@ impl Writer {
         let (tenant, file_id) = (self.tenant.clone(), self.file_id.clone());
         let id = PartId { tenant, file_id, epoch: self.epoch, part: number };
         let bytes = part.len() as u64;
-        storage.parts.put_part(&id, part).await?;
+        storage.parts.put_part(&id, part, None).await?;
         match last {
             Some(segment) => segment.parts += 1,
             None => self.content.segments.push(Segment { epoch: self.epoch, parts: 1 }),

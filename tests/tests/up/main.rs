@@ -1,5 +1,7 @@
 //! `millrace up`: durable, restartable, one at a time.
 
+mod bodies;
+
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -408,11 +410,17 @@ async fn ask(http: &str, key: &str) -> anyhow::Result<(String, Value)> {
 
 /// The stored answer: an HTTP answer may be there before its result is stored.
 async fn stored(http: &str, key: &str, id: &str) -> anyhow::Result<Value> {
+    let mut outcome = ended(http, key, id).await?;
+    ensure!(outcome["status"] == "succeeded", "{outcome}");
+    Ok(outcome["response"].take())
+}
+
+async fn ended(http: &str, key: &str, id: &str) -> anyhow::Result<Value> {
     for _ in 0..200 {
         let url = format!("{http}/v1/requests/{id}");
-        let mut value: Value = client()?.get(url).bearer_auth(key).send().await?.json().await?;
-        if value["status"] == "succeeded" {
-            return Ok(value["response"].take());
+        let value: Value = client()?.get(url).bearer_auth(key).send().await?.json().await?;
+        if value["status"].is_string() && value["status"] != "in_progress" {
+            return Ok(value);
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
