@@ -172,10 +172,7 @@ async fn an_outage_ends_nothing_and_what_was_paid_is_not_paid_again() {
 
 #[tokio::test]
 async fn a_redacted_prompt_may_be_as_large_as_a_body() {
-    let bench = bench().await;
-    let sets = BTreeMap::from([("default".to_owned(), r#"{ prompt.pii.email = "redact" }"#.parse().unwrap())]);
-    let rules = millrace_rules::compile_all(&sets, None).unwrap();
-    let bench = Bench { builder: PromptBuilder { rules, ..bench.builder }, ..bench };
+    let bench = rules::held_to(bench().await, r#"prompt.pii.email = "redact""#, config());
     let body = picture().replace("How many hats?", "How many hats has a.person@example.org?");
     let name = bodies::name(Uuid::now_v7(), body.as_bytes());
     bench.builder.aside.bodies.keep("acme", &name, body.as_bytes(), HOUR).await.unwrap();

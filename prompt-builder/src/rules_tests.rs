@@ -10,7 +10,7 @@ async fn bench_of(rules: &str) -> Bench {
     held_to(bench().await, rules, config())
 }
 
-fn held_to(bench: Bench, rules: &str, mut config: Config) -> Bench {
+pub(super) fn held_to(bench: Bench, rules: &str, mut config: Config) -> Bench {
     config.moderation.rule_sets.insert("default".to_owned(), format!("{{ {rules} }}").parse().unwrap());
     Bench { builder: PromptBuilder { settings: settings(&config), ..bench.builder }, ..bench }
 }

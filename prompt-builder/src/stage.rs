@@ -1,5 +1,6 @@
 //! The builder's steps, in order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_admission::{Admitted, Arrival, Principal, Rejected, SPREADS_WITHIN, SYSTEM_TENANT, record, replies};
