@@ -18,6 +18,8 @@ use crate::file;
 
 /// How names of bodies begin; those of files do not.
 const PREFIX: &str = millrace_storage::BODY_PREFIX;
+/// Digits of a SHA-256.
+const HASH_DIGITS: usize = 64;
 /// Parts that are written at once.
 const AT_ONCE: usize = 4;
 /// What a body takes while it is worked on, in its own lengths: as it was read, parsed, and written again.
@@ -37,12 +39,14 @@ pub fn is_named(name: &str, body: &[u8]) -> bool {
     parse(name).is_some_and(|(bytes, hash)| bytes == body.len() as u64 && hash == body_hash(body))
 }
 
-/// Length and hash.
+/// Length and hash. Whatever is not written as [`name`] writes it is no name: it may come from anybody, and have any length.
 fn parse(name: &str) -> Option<(u64, &str)> {
     let (id, rest) = name.strip_prefix(PREFIX)?.split_once('-')?;
-    let (bytes, hash) = rest.split_once('-')?;
-    Uuid::try_parse(id).ok()?;
-    Some((bytes.parse().ok()?, hash))
+    let (length, hash) = rest.split_once('-')?;
+    let (id, bytes) = (Uuid::try_parse(id).ok()?, length.parse().ok()?);
+    let is_ours = name == format!("{PREFIX}{}-{bytes}-{hash}", id.simple());
+    let is_hash = hash.len() == HASH_DIGITS && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    (is_ours && is_hash).then_some((bytes, hash))
 }
 
 fn content(bytes: u64) -> Content {
@@ -222,8 +226,11 @@ mod tests {
     fn a_name_is_of_one_body() {
         let of = name(Uuid::nil(), b"body");
         assert!(is_named(&of, b"body") && !is_named(&of, b"bodY") && !is_named(&of, b"body "));
-        for other in ["", "file-1", "body-", "body-1-4-x", &of[..of.len() - 70], &of.replace("-4-", "-four-")] {
-            assert_eq!(parse(other), None, "{other}");
+        let (long, padded) = (format!("{of}{}", "0".repeat(70_000)), of.replace("-4-", "-0000004-"));
+        for other in
+            ["", "file-1", "body-", "body-1-4-x", &of[..of.len() - 70], &of.replace("-4-", "-four-"), &long, &padded]
+        {
+            assert_eq!(parse(other), None, "{other:.200}");
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Work<'a> {
     pub watch: Watch,
     bill: Vec<CallLine>,
     refused: usize,
+    /// What was tried along which route, provider and model of each target, before other providers took the place of these.
+    tried: Option<(Vec<(String, String)>, Attempts)>,
 }
 
 /// What became of one attempt.
@@ -89,6 +91,7 @@ impl<L: CallLog + Clone> Router<L> {
             watch,
             bill: Vec::new(),
             refused: 0,
+            tried: None,
         };
         let reader = self.reader(&work, body);
         let mut router = self.clone();
@@ -118,14 +121,18 @@ impl<L: CallLog + Clone> Router<L> {
         let route = self.providers.route(model);
         if route.is_empty() {
             // Who has admitted it may have taken up a configuration that is still on its way here.
-            if now_millis().saturating_sub(work.record.timestamp) < SPREADS_WITHIN {
+            if work.bill.is_empty() && now_millis().saturating_sub(work.record.timestamp) < SPREADS_WITHIN {
                 return Err(StageError::retry(format!("the model `{model}` is not configured here")));
             }
             let message = format!("The model `{model}` is not served here any more.");
             let ended = Ended { http_status: 404, ..Ended::invalid("model_not_found", Some("model"), message) };
             return Ok(Some(work.ended(ended)));
         }
-        let mut attempts = Attempts::new(route.iter().map(|target| target.max_attempts));
+        let targets = || route.iter().map(|target| (target.provider.clone(), target.model.clone())).collect::<Vec<_>>();
+        let mut attempts = match work.tried.take() {
+            Some((same, attempts)) if same == targets() => attempts,
+            Some(_) | None => Attempts::new(route.iter().map(|target| target.max_attempts)),
+        };
         loop {
             // Before the slot: whoever waits for room in a budget must not hold back another's call.
             let reservation = match work.reserve(&self.budgets, &self.ledger, route).await {
@@ -134,12 +141,16 @@ impl<L: CallLog + Clone> Router<L> {
             };
             let slot = tokio::select! {
                 biased;
-                slot = work.wait(route, &mut attempts) => slot,
-                () = self.until_replaced() => return Ok(None),
+                slot = work.wait(route, &mut attempts) => Some(slot),
+                () = self.until_replaced() => None,
             };
             let slot = match slot {
-                Ok(slot) => slot,
-                Err(ended) => return Ok(Some(work.ended(ended))),
+                Some(Ok(slot)) => slot,
+                Some(Err(ended)) => return Ok(Some(work.ended(ended))),
+                None => {
+                    work.tried = Some((targets(), attempts));
+                    return Ok(None);
+                }
             };
             let target = &route[attempts.target()];
             let request = request::for_provider(work.operation, body, &target.model, reader.is_some());

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use millrace_admission::{Admitted, Arrival, EditableBody, Principal, Stream};
 use millrace_budgets::{Caller, Standing};
 use millrace_files::bodies;
-use millrace_schemas::{Codec, Lane, Outcome, Request, SIGNATURE_HEADER, now_micros, time_until, topics};
+use millrace_schemas::{Codec, Lane, Outcome, Request, SIGNATURE_HEADER, derived_uuid, now_micros, time_until, topics};
 use millrace_stage::{Outgoing, ProduceError, To};
-use uuid::Uuid;
 
 use crate::error::ApiError;
 use crate::limits::Granted;
@@ -68,8 +67,9 @@ impl Ingress {
         let now = now_micros();
         let arrival = Arrival { lane: Lane::Interactive, at: None, timestamp: None, now, run: 0 };
         let body = std::mem::take(&mut request.body);
-        // It will lie beside its record.
-        request.body_file = (body.len() > self.inline_bytes).then(|| bodies::name(Uuid::now_v7(), &body));
+        // It will lie beside its record, under a name that it gets with its id.
+        let is_beside = body.len() > self.inline_bytes;
+        request.body_file = is_beside.then(String::new);
         let judged = Request { body: body.clone(), ..request.clone() };
         let settings = self.settings.now();
         let admitted = settings
@@ -91,6 +91,9 @@ impl Ingress {
         let left = time_until(meta.deadline).unwrap_or_default();
         let patience = self.wait.min(left);
         self.pressure.let_in(&meta.tenant, patience).map_err(|overload| self.shed(overload))?;
+        // The same for each request with the same key and body, so that it is there once.
+        let name = || bodies::name(derived_uuid(&["body", &meta.tenant, &meta.request_id]), &body);
+        request.body_file = is_beside.then(name);
         let body = match &request.body_file {
             Some(name) => {
                 // Whatever becomes of the record, there is none without its body.

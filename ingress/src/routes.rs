@@ -383,7 +383,7 @@ pub(crate) fn authenticate(ingress: &Ingress, headers: &HeaderMap) -> Result<Pri
     ingress.directory().verify_key(key, now_millis()).map_err(|refusal| match refusal {
         KeyRefusal::Unknown => ApiError::unauthorized(),
         KeyRefusal::Expired(_) | KeyRefusal::Revoked(_) | KeyRefusal::Closed(_) => ApiError::key_ended(&refusal),
-        KeyRefusal::Token(TokenRefusal::KeysNotKnown(_)) => {
+        KeyRefusal::Token(TokenRefusal::KeysNotKnown(_) | TokenRefusal::KeysAway(_)) => {
             ApiError::busy(format!("Nothing was accepted: {refusal}."), 1)
         }
         KeyRefusal::Token(_) => ApiError::token_refused(&refusal),

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use millrace_config::IssuerConfig;
 use serde_json::Value;
@@ -13,6 +14,8 @@ use crate::keys::{Key, KeySet};
 use crate::refusal::{TokenRefusal, shown};
 use crate::token::Token;
 
+/// Records wait so long for keys that are not known: those behind them wait, too.
+const AWAITED: Duration = Duration::from_secs(300);
 /// The longest user and subject, in characters.
 const MAX_USER: usize = 255;
 
@@ -44,6 +47,8 @@ pub(crate) struct Issuer {
     pub wanted: Notify,
     algorithms: Vec<Algorithm>,
     known: RwLock<Option<Arc<Known>>>,
+    /// Since when a key is missing: the start, or the first token after the last reading that named another one.
+    missing: Mutex<Option<Instant>>,
 }
 
 struct Known {
@@ -64,6 +69,7 @@ impl Issuers {
                 wanted: Notify::new(),
                 algorithms: config.algorithms.iter().filter_map(|name| Algorithm::named(name)).collect(),
                 known: RwLock::default(),
+                missing: Mutex::new(Some(Instant::now())),
             };
             (config.issuer.clone(), Arc::new(issuer))
         });
@@ -87,9 +93,10 @@ impl Issuers {
         let token = Token::read(token)?;
         let iss = token.claims.get("iss").and_then(Value::as_str).unwrap_or_default();
         let issuer = self.by_iss.get(iss).ok_or_else(|| TokenRefusal::UnknownIssuer(shown(iss)))?;
-        issuer.check_signature(&token)?;
+        // First what needs no key: nobody waits for the keys of a token that is good for nothing.
         issuer.check_time(&token.claims, at)?;
         issuer.check_audience(&token.claims)?;
+        issuer.check_signature(&token)?;
         issuer.identify(&token.claims)
     }
 
@@ -107,6 +114,7 @@ impl fmt::Debug for Issuers {
 impl Issuer {
     pub fn take(&self, set: KeySet, read_at: i64) {
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Known { set, read_at }));
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn known(&self) -> Option<Arc<Known>> {
@@ -121,7 +129,10 @@ impl Issuer {
         let unfit = || TokenRefusal::Algorithm { issuer: self.name.clone(), algorithm: shown(&token.algorithm) };
         let algorithm = Algorithm::named(&token.algorithm).filter(|algorithm| self.algorithms.contains(algorithm));
         let algorithm = algorithm.ok_or_else(unfit)?;
-        let known = self.known().ok_or_else(|| TokenRefusal::KeysNotKnown(self.name.clone()))?;
+        let known = self.known().ok_or_else(|| match self.is_awaited() {
+            true => TokenRefusal::KeysNotKnown(self.name.clone()),
+            false => TokenRefusal::KeysAway(self.name.clone()),
+        })?;
         let keys = match &token.kid {
             Some(kid) => {
                 let named: Vec<&Key> = known.set.keys.iter().filter(|key| key.kid.as_deref() == Some(kid)).collect();
@@ -148,7 +159,14 @@ impl Issuer {
 
     fn unknown_key(&self, kid: &str, known: &Known) -> TokenRefusal {
         self.wanted.notify_one();
-        TokenRefusal::UnknownKey { issuer: self.name.clone(), kid: shown(kid), read_at: known.read_at }
+        let is_awaited = self.is_awaited();
+        TokenRefusal::UnknownKey { issuer: self.name.clone(), kid: shown(kid), read_at: known.read_at, is_awaited }
+    }
+
+    /// Whether a key that is missing may be waited for.
+    fn is_awaited(&self) -> bool {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.get_or_insert_with(Instant::now).elapsed() < AWAITED
     }
 
     fn check_time(&self, claims: &Value, at: i64) -> Result<(), TokenRefusal> {

@@ -1,8 +1,5 @@
 //! Why a token proves nothing. No refusal holds the token or a part of it that could be used.
 
-/// A record with a token of a key that is not known waits so long, milliseconds, for the issuer's keys to be read again.
-const READ_WITHIN: i64 = 60_000;
-
 /// So many characters of what a token says are told.
 const SHOWN: usize = 100;
 
@@ -32,10 +29,15 @@ pub enum TokenRefusal {
         kid: String,
         /// When the keys were read, milliseconds since the epoch.
         read_at: i64,
+        /// Whether they are about to be read again.
+        is_awaited: bool,
     },
     /// The issuer's keys could not be read yet.
     #[error("the keys of the issuer `{0}` are not known yet: try again")]
     KeysNotKnown(String),
+    /// The issuer's keys could not be read for so long that nothing waits for them any more.
+    #[error("the keys of the issuer `{0}` can not be read: try again later")]
+    KeysAway(String),
     /// It was not signed by the key that it names, or changed afterwards.
     #[error("the token's signature does not fit")]
     Signature,
@@ -82,14 +84,15 @@ pub enum TokenRefusal {
 }
 
 impl TokenRefusal {
-    /// Whether it may be good when the issuer's keys have been read: those of nobody are known yet, or they were read
-    /// before the token was used at `used`. Both instants are in milliseconds since the epoch.
+    /// Whether it may be good when the issuer's keys have been read: none are known yet, or they were read before the token
+    /// was used at `used`, milliseconds since the epoch. Nothing waits for that for longer than five minutes.
     #[must_use]
-    pub fn may_pass(&self, used: i64, now: i64) -> bool {
+    pub fn may_pass(&self, used: i64) -> bool {
         match self {
             Self::KeysNotKnown(_) => true,
-            Self::UnknownKey { read_at, .. } => *read_at <= used && now.saturating_sub(used) < READ_WITHIN,
-            Self::Malformed(_)
+            Self::UnknownKey { read_at, is_awaited, .. } => *is_awaited && *read_at <= used,
+            Self::KeysAway(_)
+            | Self::Malformed(_)
             | Self::UnknownIssuer(_)
             | Self::Algorithm { .. }
             | Self::Signature

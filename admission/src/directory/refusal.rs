@@ -70,7 +70,7 @@ impl Refusal {
         match self {
             Self::UnknownKey(_) | Self::Key(KeyRefusal::Unknown | KeyRefusal::Closed(_)) => is_young,
             Self::Key(KeyRefusal::Token(TokenRefusal::NoKey { .. } | TokenRefusal::NoUser { .. })) => is_young,
-            Self::Key(KeyRefusal::Token(refusal)) => refusal.may_pass(appended, now),
+            Self::Key(KeyRefusal::Token(refusal)) => refusal.may_pass(appended),
             Self::Unsigned
             | Self::AmbiguousKey(_)
             | Self::Key(KeyRefusal::Expired(_) | KeyRefusal::Revoked(_))
