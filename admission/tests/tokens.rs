@@ -138,7 +138,8 @@ fn a_record_is_proven_by_the_token_that_was_good_when_it_was_appended() {
     assert_eq!(verify("requests.batch", Some(&token), expires), refusal(TokenRefusal::Expired));
     // An operator sends it again.
     assert_eq!(verify("requests.batch", Some(&token), 0), Ok(ada()));
-    let forged = Signer::ed("k").token(&json!({ "iss": ISS, "aud": "millrace", "tenant": "acme", "exp": NOW + 9 }));
+    let claims = json!({ "iss": ISS, "aud": "millrace", "tenant": "acme", "exp": NOW + 9 });
+    let forged = Signer::ed("k").token(&claims);
     assert_eq!(verify("requests.batch", Some(&forged), AT), refusal(TokenRefusal::Signature));
     let ended = verify("requests.batch", Some(&forged), AT).unwrap_err().ended();
     assert_eq!((ended.code.as_str(), ended.http_status), ("invalid_token", 401));
@@ -148,7 +149,7 @@ fn a_record_is_proven_by_the_token_that_was_good_when_it_was_appended() {
     assert!(directory.verify_signature(Some(&token), b"v", AT).is_err());
 
     // A record that is here before a key that was rotated waits for it; one that came after does not.
-    let rotated = verify("requests.batch", Some(&Signer::ed("next").token(&json!({ "iss": ISS }))), AT).unwrap_err();
+    let rotated = verify("requests.batch", Some(&Signer::ed("next").token(&claims)), AT).unwrap_err();
     assert!(rotated.may_pass(AT, AT + 5_000) && !rotated.may_pass(AT - 1, AT + 5_000));
     let fresh = Directory::from_config(&config()).unwrap();
     let early = fresh.verify_record("requests.batch", Some(&token), b"v", AT).unwrap_err();
