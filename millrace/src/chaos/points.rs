@@ -61,7 +61,7 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     let mut load = Load::start(&pipeline, RATE)?;
     let points = discover(&pipeline, &mut load).await?;
     let count: usize = points.values().map(BTreeSet::len).sum();
-    let shots = shots::of(&points, args.seed, args.half);
+    let shots = shots::of(&points, args.seed, args.one_in.unwrap_or(1));
     let mut lines: Vec<Line> = shots.into_iter().map(|(service, shots)| Line::new(&service, shots)).collect();
     eprintln!("{count} points, of which {} shots are fired", lines.iter().map(|line| line.left.len()).sum::<usize>());
     let mut not_reached = fire(&mut pipeline, &mut load, &mut lines, &mut storm).await?;

@@ -78,8 +78,8 @@ pub fn missing(reached: &BTreeMap<String, BTreeSet<String>>) -> anyhow::Result<V
     Ok(missing)
 }
 
-/// Each point with each action, in an order that the seed decides, or the half that it chooses.
-pub fn of(points: &BTreeMap<String, BTreeSet<String>>, seed: u64, half: bool) -> BTreeMap<String, Vec<Shot>> {
+/// Each point with each action, in an order that the seed decides, or one in `one_in` of each service, which it chooses.
+pub fn of(points: &BTreeMap<String, BTreeSet<String>>, seed: u64, one_in: usize) -> BTreeMap<String, Vec<Shot>> {
     let mut dice = StdRng::seed_from_u64(seed);
     let shots = points.iter().map(|(service, points)| {
         let both = |point: &String| ["kill", "freeze"].map(|action| Shot { point: point.clone(), action });
@@ -87,9 +87,7 @@ pub fn of(points: &BTreeMap<String, BTreeSet<String>>, seed: u64, half: bool) ->
         for i in (1..shots.len()).rev() {
             shots.swap(i, dice.random_range(0..=i));
         }
-        if half {
-            shots.truncate(shots.len().div_ceil(2));
-        }
+        shots.truncate(shots.len().div_ceil(one_in.max(1)));
         (service.clone(), shots)
     });
     shots.collect()
@@ -127,8 +125,8 @@ mod tests {
     #[test]
     fn a_half_is_chosen_by_the_seed_and_two_halves_differ() {
         let all = everything();
-        let whole = of(&all, 1, false);
-        let (one, same, other) = (of(&all, 1, true), of(&all, 1, true), of(&all, 2, true));
+        let whole = of(&all, 1, 1);
+        let (one, same, other) = (of(&all, 1, 2), of(&all, 1, 2), of(&all, 2, 2));
         assert_eq!(one, same);
         assert_ne!(one, other);
         for (service, shots) in &whole {

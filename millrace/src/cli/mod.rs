@@ -405,9 +405,9 @@ pub struct ChaosArgs {
     /// until its partitions have moved.
     #[arg(long, conflicts_with_all = ["requests", "kills", "brokers"])]
     pub points: bool,
-    /// Of the fail points, the half that the seed chooses.
-    #[arg(long, requires = "points")]
-    pub half: bool,
+    /// Of the fail points, one in so many of each service, which the seed chooses.
+    #[arg(long, requires = "points", value_name = "N")]
+    pub one_in: Option<usize>,
     /// Instead of a storm: every process is told to stop and started again, one after the other, while
     /// calls are slow. No call may be paid twice, and none may stay unconfirmed.
     #[arg(long, conflicts_with_all = ["requests", "kills", "points", "stack"])]
