@@ -65,23 +65,19 @@ impl Follower {
         Ok(())
     }
 
-    /// Waits until all of `expected` have an outcome, whatever it is.
+    /// Waits until all of `expected` have an outcome, whatever it is, and tells when each has come.
     #[cfg(feature = "harness")]
-    pub async fn wait(&mut self, expected: HashSet<String>, timeout: Duration) -> anyhow::Result<()> {
+    pub async fn wait(
+        &mut self,
+        expected: HashSet<String>,
+        timeout: Duration,
+        mut each: impl FnMut(),
+    ) -> anyhow::Result<()> {
         let mut left = Expected::new(expected, timeout);
-        while left.next(&mut self.records).await?.is_some() {}
+        while left.next(&mut self.records).await?.is_some() {
+            each();
+        }
         Ok(())
-    }
-}
-
-#[cfg(feature = "harness")]
-impl Follower {
-    /// Waits until another of `expected` has an outcome, and takes it out.
-    pub async fn one_of(&mut self, expected: &mut HashSet<String>, timeout: Duration) -> anyhow::Result<()> {
-        let mut left = Expected::new(std::mem::take(expected), timeout);
-        let came = left.next(&mut self.records).await;
-        *expected = left.ids;
-        came.map(drop)
     }
 }
 

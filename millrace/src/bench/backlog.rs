@@ -17,6 +17,8 @@ use crate::outcomes::Follower;
 const TIMES: u32 = 50;
 /// Where in the backlog, in per cent.
 const PLACES: [u32; 3] = [1, 50, 99];
+/// The longest that all of it may take.
+const PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// What was seen when so many had an outcome.
 struct Seen {
@@ -37,20 +39,21 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
     let mut follower = Follower::start(&config, Lane::Batch).await?;
     eprintln!("publishing {records} records");
-    let mut left: std::collections::HashSet<String> = publish(&config, records, SHORT).await?.into_iter().collect();
+    let waiting = publish(&config, records, SHORT).await?.into_iter().collect();
     for service in pipeline.names() {
         pipeline.restart(&service)?;
     }
     eprintln!("working them off");
     // A step of one per cent around each place.
     let step = (records / 100).max(1);
-    let mut seen = Vec::new();
-    for n in 1..=records {
-        follower.one_of(&mut left, Duration::from_secs(300)).await?;
-        if n % step == 0 {
-            seen.push(Seen { at: Instant::now(), mib: usage::resident(&pipeline.pids()) });
+    let (mut count, mut seen, pids) = (0, Vec::new(), pipeline.pids());
+    let look = || {
+        count += 1;
+        if count % step == 0 {
+            seen.push(Seen { at: Instant::now(), mib: usage::resident(&pids) });
         }
-    }
+    };
+    follower.wait(waiting, PATIENCE, look).await?;
     settle(&pipeline, &config).await?;
     pipeline.stop().await?;
     stack.stop().await?;

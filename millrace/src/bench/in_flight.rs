@@ -42,7 +42,7 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     let looked = Instant::now();
     tokio::time::sleep((LASTING / 2).min(LASTING.saturating_sub(began.elapsed()))).await;
     let waiting = (usage::sum(&router).0 - cpu_before) / looked.elapsed().as_secs_f64() * 100.0;
-    follower.wait(ids, Duration::from_secs(120)).await?;
+    follower.wait(ids, Duration::from_secs(120), || ()).await?;
     let took = began.elapsed().as_secs_f64();
     pipeline::settle(&pipeline, &config).await?;
     let rebalanced = rebalances(&pipeline).await? - rebalances_before;

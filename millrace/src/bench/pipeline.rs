@@ -57,7 +57,7 @@ pub async fn burst(pipeline: &Pipeline, requests: u32, characters: usize) -> any
     let (cpu_before, _) = usage::sum(&pids);
     let began = Instant::now();
     let ids = publish(&config, requests, characters).await?;
-    follower.wait(ids.into_iter().collect(), PATIENCE).await?;
+    follower.wait(ids.into_iter().collect(), PATIENCE, || ()).await?;
     let wall = began.elapsed().as_secs_f64();
     // What is still to be stored and booked belongs to these requests.
     settle(pipeline, &config).await?;

@@ -3,7 +3,7 @@
 use millrace_stack::Stack;
 use millrace_tests::{Pipeline, Setup};
 
-use super::{Measured, Row, middle, pipeline};
+use super::{Measured, Row, middle, pipeline, row as beside};
 use crate::cli::BenchArgs;
 
 /// A change of the environment of every service, and what it is called.
@@ -50,18 +50,8 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
 
 fn rows(name: &str, changed: &[Measured], base: &[Measured]) -> Vec<Row> {
     let row = |question: &str, of: fn(&Measured) -> f64| {
-        let ((ours, spread), (peer, _)) = (middle(changed.iter().map(of)), middle(base.iter().map(of)));
-        Row {
-            question: format!("{name}: {question}"),
-            ours,
-            peer: Some(peer),
-            peer_name: Some(VARIANTS[0].0),
-            ratio: Some(ours / peer).filter(|ratio| ratio.is_finite()),
-            spread,
-            target: None,
-            target_is: None,
-            met: None,
-        }
+        let (ours, (peer, _)) = (middle(changed.iter().map(of)), middle(base.iter().map(of)));
+        beside(&format!("{name}: {question}"), ours, Some((peer, VARIANTS[0].0)), None)
     };
     vec![
         row("requests per second, whole arrow, provider 20 ms", |m| m.per_second),

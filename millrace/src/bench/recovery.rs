@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Row;
+use super::{Row, alone};
 use crate::cli::BenchArgs;
 use crate::publish::Publisher;
 use crate::reading::{Next, next, whole_topic};
@@ -80,16 +80,9 @@ fn rows_of(service: &str, times: Vec<Duration>) -> Vec<Row> {
     let mut micros: Vec<i64> = times.iter().filter_map(|time| i64::try_from(time.as_micros()).ok()).collect();
     micros.sort_unstable();
     let spread = (quantile(&micros, 1.0) - quantile(&micros, 0.0)) as f64 / 2e6;
-    let row = |what: &str, q: f64| Row {
-        question: format!("{service} killed: seconds until every partition flows, {what} of {}", micros.len()),
-        ours: quantile(&micros, q) as f64 / 1e6,
-        peer: None,
-        peer_name: None,
-        ratio: None,
-        spread,
-        target: None,
-        target_is: None,
-        met: None,
+    let row = |what: &str, q: f64| {
+        let question = format!("{service} killed: seconds until every partition flows, {what} of {}", micros.len());
+        alone(&question, (quantile(&micros, q) as f64 / 1e6, spread), None)
     };
     vec![row("p50", 0.5), row("p99", 0.99)]
 }

@@ -1,34 +1,26 @@
 //! Requests that are larger than a record.
 
-use std::path::Path;
-
 use anyhow::{Context, ensure};
 use millrace_schemas::{Coordinates, RequestId};
 use millrace_simulated_provider::{Server, SimulatedProviderConfig};
-use millrace_tests::{Process, client, form_of};
+use millrace_tests::{client, form_of};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 
-use crate::ended;
+use crate::{Up, configured, ended};
 
 /// A picture is larger than a record: over HTTP its request lies beside it, over a topic in a file of the same tenant.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_are_larger_than_a_record_reach_the_provider_whole() -> anyhow::Result<()> {
     let provider = Server::start(SimulatedProviderConfig::default(), ([127, 0, 0, 1], 0).into()).await?;
     let folder = tempfile::tempdir()?;
-    let (data, file) = (folder.path().join("data"), folder.path().join("millrace.toml"));
     let config = "[tenants.acme]\nkeys = [{ id = \"k\", key = \"acme\" }]\n\
                   [tenants.rival]\nkeys = [{ id = \"k\", key = \"rival\" }]\n\
                   [topic_bindings.\"acme.requests\"]\ntenant = \"acme\"\n";
-    std::fs::write(&file, config)?;
-    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
-    let (data, file) = (text(&data)?, text(&file)?);
-    let args = ["up", "--config", &file, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
     let url = provider.url();
-    let args = [&args[..], &["--provider", &url, "--model", "sim-small"]].concat();
-    let mut process = Process::start("bodies", &args, folder.path().join("log"))?;
-    let said: Value = serde_json::from_str(&process.line("{").await?)?;
-    let (http, kafka) = (said["http"].as_str().context("http")?, said["kafka"].as_str().context("kafka")?);
+    let Up { process, http, said } =
+        configured(folder.path(), config, &["--provider", &url, "--model", "sim-small"]).await?;
+    let (http, kafka) = (http.as_str(), said["kafka"].as_str().context("kafka")?);
 
     for stream in [false, true] {
         let request =

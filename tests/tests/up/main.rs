@@ -29,6 +29,48 @@ async fn up(data: &Path, log: &str) -> anyhow::Result<Up> {
     Ok(Up { process, http, said })
 }
 
+/// `up` with this configuration; its data, `millrace.toml` and `log` are in the folder.
+async fn configured(folder: &Path, config: &str, more: &[&str]) -> anyhow::Result<Up> {
+    let (data, file) = (folder.join("data"), folder.join("millrace.toml"));
+    std::fs::write(&file, config)?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
+    let (data, file) = (text(&data)?, text(&file)?);
+    let args = ["up", "--config", &file, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
+    let mut process = Process::start("up", &[&args[..], more].concat(), folder.join("log"))?;
+    let said: Value = serde_json::from_str(&process.line("{").await?)?;
+    let http = said["http"].as_str().context("http")?.to_owned();
+    Ok(Up { process, http, said })
+}
+
+/// A client that asks again and again, and must be answered each time.
+struct Asking {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<anyhow::Result<usize>>,
+}
+
+impl Asking {
+    fn start(http: &str, key: &'static str) -> Self {
+        let (stop, http) = (CancellationToken::new(), http.to_owned());
+        let told = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut answered = 0;
+            while !told.is_cancelled() {
+                ask(&http, key).await.with_context(|| format!("after {answered}"))?;
+                answered += 1;
+            }
+            Ok(answered)
+        });
+        Self { stop, task }
+    }
+
+    async fn finish(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let answered = self.task.await??;
+        ensure!(answered > 0);
+        Ok(())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_is_there_after_a_restart_and_after_a_kill() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
@@ -74,26 +116,21 @@ async fn what_was_answered_is_there_after_a_restart_and_after_a_kill() -> anyhow
 #[tokio::test(flavor = "multi_thread")]
 async fn avro_is_read_by_the_guid_of_its_schema() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let (data, file) = (folder.path().join("data"), folder.path().join("millrace.toml"));
     let config = "[tenants.acme]\nreply_topics = [\"acme.outcomes\"]\njson_reply_topics = [\"acme.outcomes\"]\n\
                   [topic_bindings.\"acme.requests\"]\ntenant = \"acme\"\n";
-    std::fs::write(&file, config)?;
-    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
-    let (data, file) = (text(&data)?, text(&file)?);
-    let args = ["up", "--config", &file, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
-    let mut process = Process::start("guid", &args, folder.path().join("log"))?;
-    let said: Value = serde_json::from_str(&process.line("{").await?)?;
+    let Up { process, said, .. } = configured(folder.path(), config, &[]).await?;
     let (kafka, registry) = (said["kafka"].as_str().context("kafka")?, said["registry"].as_str().context("registry")?);
 
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the repository")?;
     let interpreter = run(repository.join("tests/clients.sh"), &[]).await?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
     let script = text(&repository.join("tests/clients/avro_header.py"))?;
     let schema = text(&repository.join("schemas/avro/request.avsc"))?;
     let to = ["--bootstrap", kafka, "--registry", registry, "--topic", "acme.requests", "--schema", &schema];
     let what = ["--prompt", "By a GUID", "--reply-topic", "acme.outcomes", "--guid"];
     run(interpreter.trim(), &[&[script.as_str()], &to[..], &what[..]].concat()).await?;
 
-    let client = format!("{data}/client.toml");
+    let client = folder.path().join("data/client.toml").display().to_string();
     let args = ["tap", "acme.outcomes", "--from-beginning", "--limit", "1", "--config", &client];
     let outcome: Value = serde_json::from_str(run(millrace()?, &args).await?.trim())?;
     let value = &outcome["value"];
@@ -106,29 +143,13 @@ async fn avro_is_read_by_the_guid_of_its_schema() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_configuration_is_taken_up_while_it_runs() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let (data, file, log) =
-        (folder.path().join("data"), folder.path().join("millrace.toml"), folder.path().join("log"));
+    let (file, log) = (folder.path().join("millrace.toml"), folder.path().join("log"));
     let keys = |secrets: &[&str]| {
         let keys: Vec<_> = secrets.iter().map(|s| format!("{{ id = \"{s}\", key = \"{s}\" }}")).collect();
         format!("[tenants.acme]\nkeys = [{}]\n", keys.join(", "))
     };
-    std::fs::write(&file, keys(&["one"]))?;
-    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
-    let (data, config) = (text(&data)?, text(&file)?);
-    let args = ["up", "--config", &config, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
-    let mut process = Process::start("reload", &args, log.clone())?;
-    let said: Value = serde_json::from_str(&process.line("{").await?)?;
-    let http = said["http"].as_str().context("http")?.to_owned();
-    let (stop, door) = (CancellationToken::new(), http.clone());
-    let told = stop.clone();
-    let asking = tokio::spawn(async move {
-        let mut answered = 0;
-        while !told.is_cancelled() {
-            ask(&door, "one").await.with_context(|| format!("after {answered}"))?;
-            answered += 1;
-        }
-        anyhow::Ok(answered)
-    });
+    let Up { process, http, .. } = configured(folder.path(), &keys(&["one"]), &[]).await?;
+    let asking = Asking::start(&http, "one");
 
     std::fs::write(&file, keys(&["one", "two"]))?;
     until_let_in(&http, "two", true).await?;
@@ -144,9 +165,7 @@ async fn another_configuration_is_taken_up_while_it_runs() -> anyhow::Result<()>
     process.signal("HUP").await?;
     until_let_in(&http, "four", true).await?;
     until_let_in(&http, "two", false).await?;
-    stop.cancel();
-    let answered: usize = asking.await??;
-    ensure!(answered > 0);
+    asking.finish().await?;
     process.terminate().await
 }
 
@@ -158,21 +177,14 @@ async fn a_token_of_an_issuer_opens_both_doors() -> anyhow::Result<()> {
     let issuer = Server::start(jwks(&[&old])).await;
     issuer.has(None);
     let folder = tempfile::tempdir()?;
-    let (data, file, log) =
-        (folder.path().join("data"), folder.path().join("millrace.toml"), folder.path().join("log"));
     let config = format!(
         "[tenants.acme]\nreply_topics = [\"acme.outcomes\"]\njson_reply_topics = [\"acme.outcomes\"]\n\
          keys = [{{ id = \"corp\", key = \"that nobody has\" }}]\n\
          [issuers.corp]\nissuer = \"{}\"\ndiscovery = true\naudience = [\"millrace\"]\ntenant = \"acme\"\n",
         issuer.issuer
     );
-    std::fs::write(&file, config)?;
-    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
-    let (data, file) = (text(&data)?, text(&file)?);
-    let args = ["up", "--config", &file, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
-    let mut process = Process::start("issuer", &args, log.clone())?;
-    let said: Value = serde_json::from_str(&process.line("{").await?)?;
-    let (http, kafka) = (said["http"].as_str().context("http")?, said["kafka"].as_str().context("kafka")?);
+    let Up { process, http, said } = configured(folder.path(), &config, &[]).await?;
+    let (http, kafka) = (http.as_str(), said["kafka"].as_str().context("kafka")?);
 
     let expires = millrace_schemas::now_millis() / 1_000 + 600;
     let claims = json!({ "iss": issuer.issuer, "aud": "millrace", "sub": "ada", "exp": expires });
@@ -196,7 +208,7 @@ async fn a_token_of_an_issuer_opens_both_doors() -> anyhow::Result<()> {
     let as_ben = as_ben.header("x-millrace-user", "ben").json(&body).send().await?;
     ensure!(as_ben.status() == 403, "{}", as_ben.text().await?);
 
-    let client = format!("{data}/client.toml");
+    let client = folder.path().join("data/client.toml").display().to_string();
     let tap = async |topic: &str| {
         let args = ["tap", topic, "--from-beginning", "--limit", "1", "--config", &client];
         anyhow::Ok(serde_json::from_str::<Value>(run(millrace()?, &args).await?.trim())?)
@@ -212,7 +224,7 @@ async fn a_token_of_an_issuer_opens_both_doors() -> anyhow::Result<()> {
     until_let_in(http, &new.token(&claims), true).await?;
     until_let_in(http, &token, false).await?;
     process.terminate().await?;
-    let logged = std::fs::read_to_string(&log)?;
+    let logged = std::fs::read_to_string(folder.path().join("log"))?;
     for bearer in [&token, &forged] {
         let (_, signature) = bearer.rsplit_once('.').context("a signature")?;
         ensure!(!logged.contains(signature), "a token is in the log");
@@ -249,23 +261,8 @@ async fn rules_prices_routes_and_providers_change_while_it_runs() -> anyhow::Res
         format!("pricing.file = {prices:?}\n{keys}\n{more}")
     };
     std::fs::write(&prices, price_table("first", 1_000))?;
-    std::fs::write(&file, settings(""))?;
-    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
-    let (data, config) = (text(&path("data"))?, text(&file)?);
-    let args = ["up", "--config", &config, "--data-dir", &data, "--http-port", "0", "--kafka-port", "0", "--json"];
-    let mut process = Process::start("settings", &args, log.clone())?;
-    let said: Value = serde_json::from_str(&process.line("{").await?)?;
-    let http = said["http"].as_str().context("http")?.to_owned();
-    let (stop, door) = (CancellationToken::new(), http.clone());
-    let told = stop.clone();
-    let asking = tokio::spawn(async move {
-        let mut answered = 0;
-        while !told.is_cancelled() {
-            ask(&door, "one").await.with_context(|| format!("after {answered}"))?;
-            answered += 1;
-        }
-        anyhow::Ok(answered)
-    });
+    let Up { process, http, .. } = configured(folder.path(), &settings(""), &[]).await?;
+    let asking = Asking::start(&http, "one");
 
     // A file that is named is looked at, too.
     ensure!(nanos_per_token(&http).await? == 1_000);
@@ -307,9 +304,7 @@ async fn rules_prices_routes_and_providers_change_while_it_runs() -> anyhow::Res
     ensure!(nanos_per_token(&http).await? == 7_000);
     ensure!(asked(&http, "sim-small", "hats").await?.status() == 403);
     ensure!(answered_by(&http, "house", "third").await?);
-    stop.cancel();
-    let answered: usize = asking.await??;
-    ensure!(answered > 0);
+    asking.finish().await?;
     process.terminate().await?;
     second.terminate().await
 }
