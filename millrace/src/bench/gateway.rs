@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use millrace_stack::Stack;
-use millrace_tests::{Pipeline, Process, Setup, TENANT_KEY, client};
+use millrace_tests::{Pipeline, Setup, TENANT_KEY, client};
 use serde_json::json;
 
 use super::clients::{Door, Seen, first_text, load, memory_with};
-use super::{Row, Target, middle, peer, row, usage};
+use super::{Row, Target, another_provider, litellm, middle, row, usage};
 use crate::cli::BenchArgs;
 
 const CLIENTS: [usize; 4] = [1, 16, 64, 256];
@@ -34,12 +34,9 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     eprintln!("starting Kafka, Cassandra, the registry, every service and LiteLLM …");
     let stack = Stack::builder().start().await?;
     let pipeline = Pipeline::start(&stack, Setup::copies(1).env(&ENV)).await?;
-    // A provider of their own: the pipeline's has to count its calls alone.
-    let listen = ["run", "simulated-provider", "--listen", "127.0.0.1:0"];
-    let mut provider = Process::start("another-provider", &listen, pipeline.folder().join("another-provider.log"))?;
-    let base = provider.line("http://").await?;
-    let (litellm, url) = peer::start(&base, pipeline.folder()).await?;
-    let workers = litellm.pid().map(usage::tree).unwrap_or_default();
+    let (provider, base) = another_provider(&pipeline).await?;
+    let (proxy, url) = litellm::start(&base, pipeline.folder()).await?;
+    let workers = proxy.pid().map(usage::tree).unwrap_or_default();
 
     let direct = Door {
         url: base.trim_end_matches("/v1").to_owned(),
@@ -47,7 +44,7 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
         pids: provider.pid().into_iter().collect(),
     };
     let ours = Door { url: pipeline.http.clone(), key: TENANT_KEY, pids: pipeline.pids() };
-    let other = Door { url, key: peer::KEY, pids: workers.clone() };
+    let other = Door { url, key: litellm::KEY, pids: workers.clone() };
     let warm_up = if args.quick { lasting } else { Duration::from_secs(60) };
     eprintln!("warming up each for {} s", warm_up.as_secs());
     let mut asked = 0;
@@ -84,7 +81,7 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     let mut rows = rows(&measured);
     let streams = format!("memory MiB of the HTTP processes with {STREAMS} streams open");
     rows.push(row(&streams, (door_alone, 0.0), Some((theirs, PEER)), None));
-    litellm.terminate().await?;
+    proxy.terminate().await?;
     provider.terminate().await?;
     pipeline.stop().await?;
     stack.stop().await?;

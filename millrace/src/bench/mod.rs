@@ -4,24 +4,27 @@
 
 mod backlog;
 mod batch;
+mod bento;
 mod clients;
 mod gateway;
 mod idle;
 mod in_flight;
-mod peer;
+mod litellm;
 mod pipeline;
 mod price;
 mod recovery;
 mod relay;
 mod routers;
 mod sizes;
+mod tenants;
 mod usage;
 
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use comfy_table::Table;
 use millrace_stack::Stack;
-use millrace_tests::{Pipeline, Setup, client};
+use millrace_tests::{Pipeline, Process, Setup, client};
 use serde::Serialize;
 use serde_json::json;
 
@@ -97,31 +100,49 @@ impl Target {
 
 /// Starts the real parts, measures, shows.
 pub async fn run(args: &BenchArgs, json: bool) -> anyhow::Result<()> {
-    let rows = match args.question {
-        BenchQuestion::Relay | BenchQuestion::Pipeline => beside_the_relay(args).await?,
-        BenchQuestion::Gateway => gateway::run(args).await?,
-        BenchQuestion::Price => price::run(args).await?,
-        BenchQuestion::Recovery => recovery::run(args).await?,
-        BenchQuestion::Idle => idle::run(args).await?,
-        BenchQuestion::InFlight => in_flight::run(args).await?,
-        BenchQuestion::Sizes => sizes::run(args).await?,
-        BenchQuestion::Routers => routers::run(args).await?,
-        BenchQuestion::Batch => batch::run(args).await?,
-        BenchQuestion::Backlog => backlog::run(args).await?,
-    };
-    if json {
-        println!("{}", serde_json::to_string(&rows)?);
-    } else {
-        show(&rows);
+    if args.question != BenchQuestion::All {
+        print(&answer(args.question, args).await?, json)?;
+        return Ok(());
+    }
+    // Each is printed when it is known: all of them take hours.
+    for question in BenchQuestion::value_variants().iter().filter(|question| **question != BenchQuestion::All) {
+        print(&answer(*question, args).await?, json)?;
     }
     Ok(())
 }
 
-async fn beside_the_relay(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
+async fn answer(question: BenchQuestion, args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
+    match question {
+        BenchQuestion::Relay => beside_the_relay(args, false).await,
+        BenchQuestion::Pipeline => beside_the_relay(args, true).await,
+        BenchQuestion::Bento => bento::run(args).await,
+        BenchQuestion::Gateway => gateway::run(args).await,
+        BenchQuestion::Price => price::run(args).await,
+        BenchQuestion::Recovery => recovery::run(args).await,
+        BenchQuestion::Idle => idle::run(args).await,
+        BenchQuestion::InFlight => in_flight::run(args).await,
+        BenchQuestion::Sizes => sizes::run(args).await,
+        BenchQuestion::Routers => routers::run(args).await,
+        BenchQuestion::Tenants => tenants::run(args).await,
+        BenchQuestion::Batch => batch::run(args).await,
+        BenchQuestion::Backlog => backlog::run(args).await,
+        BenchQuestion::All => anyhow::bail!("all is no question of its own"),
+    }
+}
+
+fn print(rows: &[Row], json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(rows)?);
+    } else {
+        show(rows);
+    }
+    Ok(())
+}
+
+async fn beside_the_relay(args: &BenchArgs, with_pipeline: bool) -> anyhow::Result<Vec<Row>> {
     let requests = if args.quick { args.requests.min(2000) } else { args.requests };
     let runs = if args.quick { 1 } else { args.runs.max(1) };
     eprintln!("starting Kafka, Cassandra and the registry …");
-    let with_pipeline = args.question == BenchQuestion::Pipeline;
     let stack = Stack::builder().kafka(true).cassandra(with_pipeline).registry(with_pipeline).start().await?;
     let relay = relay::Relay::prepare(&stack.bootstrap_servers()).await?;
     let pipeline = if with_pipeline { Some(Pipeline::start(&stack, Setup::copies(1)).await?) } else { None };
@@ -193,6 +214,15 @@ fn row(question: &str, (ours, spread): (f64, f64), peer: Option<(f64, &'static s
 /// A figure that nothing stands beside.
 fn alone(question: &str, measured: (f64, f64), target: Option<Target>) -> Row {
     row(question, measured, None, target)
+}
+
+/// A provider for a peer, as another process, and its base URL (with `/v1`): the pipeline's has to count the
+/// pipeline's calls alone.
+async fn another_provider(pipeline: &Pipeline) -> anyhow::Result<(Process, String)> {
+    let listen = ["run", "simulated-provider", "--listen", "127.0.0.1:0"];
+    let mut provider = Process::start("another-provider", &listen, pipeline.folder().join("another-provider.log"))?;
+    let base = provider.line("http://").await?;
+    Ok((provider, base))
 }
 
 /// How long the provider takes for an answer from now on.

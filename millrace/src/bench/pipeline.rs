@@ -51,16 +51,26 @@ pub async fn run(pipeline: &Pipeline, requests: u32) -> anyhow::Result<Measured>
 /// Publishes `requests` with prompts of `characters` to the batch lane, and waits until all are answered and booked.
 pub async fn burst(pipeline: &Pipeline, requests: u32, characters: usize) -> anyhow::Result<Burst> {
     let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
-    let mut follower = Follower::start(&config, Lane::Batch).await?;
+    burst_of(pipeline, &config, requests, publish(&config, requests, characters)).await
+}
+
+/// The same with `requests` that something else publishes to the batch lane; it returns their ids.
+pub async fn burst_of(
+    pipeline: &Pipeline,
+    config: &Config,
+    requests: u32,
+    publish: impl Future<Output = anyhow::Result<Vec<String>>>,
+) -> anyhow::Result<Burst> {
+    let mut follower = Follower::start(config, Lane::Batch).await?;
     let calls_before = calls(pipeline).await?;
     let pids = pipeline.pids();
     let (cpu_before, _) = usage::sum(&pids);
     let began = Instant::now();
-    let ids = publish(&config, requests, characters).await?;
+    let ids = publish.await?;
     follower.wait(ids.into_iter().collect(), PATIENCE, || ()).await?;
     let wall = began.elapsed().as_secs_f64();
     // What is still to be stored and booked belongs to these requests.
-    settle(pipeline, &config).await?;
+    settle(pipeline, config).await?;
     let (cpu_after, peak_mib) = usage::sum(&pids);
     let made = calls(pipeline).await? - calls_before;
     ensure!(made == u64::from(requests), "{requests} requests made {made} calls");
@@ -82,13 +92,17 @@ pub async fn publish(config: &Config, requests: u32, characters: usize) -> anyho
         key: Some(("default".to_owned(), TENANT_KEY.to_owned())),
         user: None,
     };
+    publisher.publish(bodies(requests, characters), || ()).await
+}
+
+/// So many requests with prompts of `characters`.
+pub fn bodies(requests: u32, characters: usize) -> impl Iterator<Item = Vec<u8>> {
     let filler = "word ".repeat(characters / 5);
-    let bodies = (0..requests).map(|n| {
+    (0..requests).map(move |n| {
         json!({ "model": "sim-small", "max_completion_tokens": 20, "messages": [{ "role": "user", "content": format!("{n} {filler}") }] })
             .to_string()
             .into_bytes()
-    });
-    publisher.publish(bodies, || ()).await
+    })
 }
 
 /// Calls that the provider has answered and charged.

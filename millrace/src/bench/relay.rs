@@ -34,10 +34,7 @@ impl Relay {
     /// Makes the topics.
     pub async fn prepare(bootstrap_servers: &str) -> anyhow::Result<Self> {
         let kafka = KafkaConfig { bootstrap_servers: bootstrap_servers.to_owned(), ..Config::default().kafka };
-        let names: Vec<String> = (0..=HOPS).map(topic).collect();
-        let topics: Vec<_> = names.iter().map(|n| NewTopic::new(n, PARTITIONS, TopicReplication::Fixed(1))).collect();
-        admin_client(&kafka)?.create_topics(&topics, &AdminOptions::new()).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        make_topics(&kafka, &(0..=HOPS).map(topic).collect::<Vec<_>>()).await?;
         Ok(Self { kafka })
     }
 
@@ -52,7 +49,18 @@ fn topic(hop: usize) -> String {
     format!("relay-{hop}")
 }
 
-fn producer(kafka: &KafkaConfig) -> anyhow::Result<ThreadedProducer<DefaultProducerContext>> {
+/// Topics of twelve partitions.
+pub async fn make_topics(kafka: &KafkaConfig, names: &[String]) -> anyhow::Result<()> {
+    let topics: Vec<_> = names.iter().map(|n| NewTopic::new(n, PARTITIONS, TopicReplication::Fixed(1))).collect();
+    for made in admin_client(kafka)?.create_topics(&topics, &AdminOptions::new()).await? {
+        made.map_err(|(name, code)| anyhow::anyhow!("topic {name} was not made: {code}"))?;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// A producer with the pipeline's settings.
+pub fn producer(kafka: &KafkaConfig) -> anyhow::Result<ThreadedProducer<DefaultProducerContext>> {
     Ok(client_config(kafka)
         .set("enable.idempotence", "true")
         .set("acks", "all")
@@ -61,11 +69,12 @@ fn producer(kafka: &KafkaConfig) -> anyhow::Result<ThreadedProducer<DefaultProdu
         .create()?)
 }
 
-fn consumer(kafka: &KafkaConfig, hop: usize) -> anyhow::Result<BaseConsumer> {
-    let group = format!("relay-{hop}-{:016x}", rand::random::<u64>());
+/// A consumer with the pipeline's settings, in a group of its own, which begins at the end of a topic.
+pub fn consumer(kafka: &KafkaConfig, topic: &str) -> anyhow::Result<BaseConsumer> {
+    let group = format!("{topic}-{:016x}", rand::random::<u64>());
     let consumer: BaseConsumer =
         consumer_config(kafka, &StageConfig::default(), &group).set("auto.offset.reset", "latest").create()?;
-    consumer.subscribe(&[&topic(hop)])?;
+    consumer.subscribe(&[topic])?;
     Ok(consumer)
 }
 
@@ -75,7 +84,7 @@ fn measure(kafka: &KafkaConfig, records: u32, bytes: usize) -> anyhow::Result<Me
     let mut threads = Vec::new();
     let assigned = Arc::new(AtomicU64::new(0));
     for hop in 0..HOPS {
-        let (consumer, producer) = (consumer(kafka, hop)?, producer(kafka)?);
+        let (consumer, producer) = (consumer(kafka, &topic(hop))?, producer(kafka)?);
         let (stop, assigned) = (Arc::clone(&stop), Arc::clone(&assigned));
         threads.push(std::thread::spawn(move || relay(&consumer, &producer, hop, &stop, &assigned)));
     }
@@ -84,7 +93,7 @@ fn measure(kafka: &KafkaConfig, records: u32, bytes: usize) -> anyhow::Result<Me
     std::thread::sleep(Duration::from_secs(1));
     // What sends and counts the records is no part of the relay, as it is none of the pipeline.
     let relaying = usage::threads();
-    let last = consumer(kafka, HOPS)?;
+    let last = consumer(kafka, &topic(HOPS))?;
     {
         let (stop, arrived, assigned) = (Arc::clone(&stop), Arc::clone(&arrived), Arc::clone(&assigned));
         threads.push(std::thread::spawn(move || {

@@ -5,11 +5,13 @@ use millrace_tests::{Pipeline, Setup};
 
 use super::pipeline::{SHORT, burst};
 use super::relay::Relay;
-use super::{PEER, Row, middle, row};
+use super::{Row, alone, middle, row};
 use crate::cli::BenchArgs;
 
 /// Bytes of a record, what they are called, and how many times fewer there are of them.
 const SIZES: [(usize, &str, u32); 3] = [(1_024, "1 KB", 1), (16_384, "16 KB", 4), (204_800, "200 KB", 40)];
+
+const PEER: &str = "raw rdkafka relay, 4 hops";
 
 /// Requests per second of each size.
 pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
@@ -40,7 +42,7 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
         let raw = |of: fn(&super::Measured) -> f64| Some((middle(runs.iter().map(|(_, raw)| of(raw))).0, PEER));
         vec![
             row(&format!("{name}: requests per second"), rate, raw(|raw| raw.per_second), None),
-            row(&format!("{name}: megabytes of prompts per second"), megabytes, None, None),
+            alone(&format!("{name}: megabytes of prompts per second"), megabytes, None),
             row(&format!("{name}: CPU microseconds per request, our processes"), cpu, raw(|raw| raw.cpu_micros), None),
         ]
     });

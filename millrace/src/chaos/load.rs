@@ -196,11 +196,11 @@ impl Asker {
             if self.rate.documents {
                 given.documents.push(self.document(&client).await?);
             }
-            // Each client asks about documents every second time.
+            // All combinations of a question about documents, a stream and a picture come up.
             let about = (self.rate.documents && time % 2 == 0).then_some(COLLECTION);
             let mut body = question("", about);
             body["stream"] = (self.rate.streams && time % 3 != 0).into();
-            given.requests.push(self.ask(&client, body, self.rate.pictures && time % 4 == 0).await?);
+            given.requests.push(self.ask(&client, body, self.rate.pictures && time % 4 < 2).await?);
             if self.rate.cancels {
                 given.requests.push(self.take_back(&client).await?);
             }

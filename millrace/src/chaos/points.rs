@@ -24,12 +24,14 @@ use super::storm::Storm;
 use super::verdict::{Verdict, judge};
 use crate::cli::ChaosArgs;
 
-/// Enough to reach each point a few times in each process.
+/// Enough to reach each point a few times in each process. A client is done with one thing in ten seconds or so,
+/// as long as everything is shot at.
 const RATE: Rate =
-    Rate { per_second: 40, clients: 3, documents: true, cancels: true, bad: true, streams: true, pictures: true };
+    Rate { per_second: 40, clients: 8, documents: true, cancels: true, bad: true, streams: true, pictures: true };
 /// How long the services may take to have reached all that they are known to do.
 const DISCOVERY: Duration = Duration::from_secs(90);
-/// How long an armed point may take to be reached, with the start of its process.
+/// How long an armed point may take to be reached, with the start of its process. Where it was not, it is armed once
+/// more after all others: what leads to it may have been held up by what was shot at elsewhere.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Longer than a session and the reading back after it.
 const FROZEN: Duration = Duration::from_secs(9);
@@ -137,7 +139,7 @@ async fn fire(
         pipeline.revive()?;
         tokio::time::sleep(TICK).await;
     }
-    Ok(lines.iter_mut().flat_map(|line| std::mem::take(&mut line.not_reached)).collect())
+    Ok(lines.iter().flat_map(Line::not_reached).collect())
 }
 
 /// A service on its way through its points.
@@ -149,7 +151,9 @@ struct Line {
     since: Instant,
     /// When it was armed, or last nudged.
     nudged: Instant,
-    not_reached: Vec<String>,
+    /// What was not reached in time, and whether all of it had its second chance.
+    missed: Vec<Shot>,
+    is_second: bool,
 }
 
 enum Now {
@@ -170,11 +174,25 @@ enum Now {
 impl Line {
     fn new(service: &str, left: Vec<Shot>) -> Self {
         let now = Instant::now();
-        Self { name: format!("{service}-0"), left, now: Now::Fresh, since: now, nudged: now, not_reached: Vec::new() }
+        let name = format!("{service}-0");
+        Self { name, left, now: Now::Fresh, since: now, nudged: now, missed: Vec::new(), is_second: false }
     }
 
     fn done(&self) -> bool {
         matches!(self.now, Now::Done)
+    }
+
+    fn not_reached(&self) -> impl Iterator<Item = String> {
+        self.missed.iter().map(|shot| format!("{} {shot}", self.name))
+    }
+
+    /// What is armed next.
+    fn next(&mut self) -> Option<Shot> {
+        if self.left.is_empty() && !self.is_second {
+            self.is_second = true;
+            self.left = std::mem::take(&mut self.missed);
+        }
+        self.left.pop()
     }
 
     async fn step(&mut self, pipeline: &mut Pipeline, storm: &mut Storm, began: Instant) -> anyhow::Result<()> {
@@ -192,7 +210,8 @@ impl Line {
                 self.enter(Now::Frozen);
             }
             (Now::Armed(shot), State::Running) if lasted > PATIENCE => {
-                self.not_reached.push(format!("{} {shot}", self.name));
+                eprintln!("{:6.1} s  {} {shot} was not reached", began.elapsed().as_secs_f64(), self.name);
+                self.missed.push(shot.clone());
                 self.drain(pipeline).await?;
             }
             (Now::Armed(_), State::Running) if self.nudged.elapsed() > NUDGE => self.nudge(pipeline).await?,
@@ -229,7 +248,7 @@ impl Line {
 
     /// Starts the process again, with its next point armed.
     fn arm(&mut self, pipeline: &mut Pipeline, began: Instant) -> anyhow::Result<()> {
-        let Some(shot) = self.left.pop() else {
+        let Some(shot) = self.next() else {
             eprintln!("{:6.1} s  {} is through", began.elapsed().as_secs_f64(), self.name);
             pipeline.restart(&self.name)?;
             self.enter(Now::Done);

@@ -368,6 +368,8 @@ pub enum BenchQuestion {
     Relay,
     /// The whole arrow beside the raw relay.
     Pipeline,
+    /// The whole arrow beside one hop of Bento with a call in it.
+    Bento,
     /// The HTTP door beside LiteLLM's proxy and the provider asked directly.
     Gateway,
     /// The whole arrow beside itself: `started` not waited for, and larger windows.
@@ -382,10 +384,14 @@ pub enum BenchQuestion {
     Sizes,
     /// One, two and four routers with few calls each and a slow provider.
     Routers,
+    /// Up to 100,000 tenants that take turns, beside one.
+    Tenants,
     /// A batch of 50,000 lines and 200 MB, from its upload to the answers.
     Batch,
     /// A backlog of fifty times `--requests`: rate and memory at its beginning, middle and end.
     Backlog,
+    /// Each of the others, one after the other.
+    All,
 }
 
 /// `millrace chaos`
