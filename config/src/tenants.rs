@@ -75,7 +75,7 @@ pub struct UsageLimits {
     /// Tokens of requests over HTTP in any minute: of their prompts and, until an answer is there, of what
     /// it may become.
     pub tokens_per_minute: Option<u64>,
-    /// The same within a day of UTC.
+    /// The same and those of batches, within a day of UTC.
     pub tokens_per_day: Option<u64>,
     /// Requests over HTTP whose answers are awaited at the same time.
     pub concurrent_requests: Option<u64>,

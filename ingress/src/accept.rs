@@ -77,7 +77,7 @@ impl Ingress {
             .admit(principal, judged, &arrival)
             // No record is written, so its id would name nothing.
             .map_err(|rejected| ApiError::from(rejected.ended))?;
-        let granted = self.grant(principal, &settings.admission, &admitted).await?;
+        let mut granted = self.grant(principal, &settings.admission, &admitted).await?;
         let Admitted { meta, stream, .. } = admitted;
         let caller = Caller { tenant: &meta.tenant, user: &meta.user, key_id: meta.key_id.as_deref() };
         let budget = self.budgets.tightest(caller);
@@ -109,6 +109,10 @@ impl Ingress {
             request_id: Some(meta.request_id.clone()),
             received_at: Some(meta.received_at),
             deadline: Some(meta.deadline),
+            // Where nobody waits the outcome still says what was used; chunks would say nothing to anybody.
+            reply_replica: request
+                .reply_replica
+                .or_else(|| (granted.counts_tokens && stream.is_none()).then(|| self.replica.clone())),
             // The record is signed by a key, which knows nothing of a token's user.
             user: request.user.or_else(|| principal.user.clone()),
             ..request
@@ -123,7 +127,12 @@ impl Ingress {
             false => self.together.partition(&meta.request_id, count, Instant::now()),
         };
         let record = Outgoing::new(topic, meta.request_id.as_bytes(), value).to(To::Partition(partition));
-        self.write(principal, record, &meta.request_id, &meta.tenant, has_key, trace).await?;
+        granted.to_be_written(&self.unsettled, &meta);
+        let written = self.write(principal, record, &meta.request_id, &meta.tenant, has_key, trace).await;
+        if written.as_ref().is_err_and(ApiError::is_certain) {
+            self.unsettled.give_back(&meta.request_id, meta.received_at);
+        }
+        written?;
         // A stream that is open is kept open for as long as there is anything to wait for.
         let patience = if stream.is_some() { left + LATE } else { self.wait };
         Ok(Accepted { waiter, stream, patience, since: meta.received_at, first_look: STORE_POLL.0, granted, budget })
@@ -212,7 +221,7 @@ impl Ingress {
 
     /// [`outcome`](Self::outcome), whatever was asked.
     pub(crate) async fn any_outcome(&self, accepted: Accepted, tenant: &str) -> Result<Outcome, ApiError> {
-        let Accepted { mut waiter, patience, first_look, since, mut granted, .. } = accepted;
+        let Accepted { mut waiter, patience, first_look, granted: _granted, .. } = accepted;
         let request_id = waiter.request_id().to_owned();
         let request_id = request_id.as_str();
         self.metrics.waiting.inc();
@@ -226,7 +235,7 @@ impl Ingress {
         };
         let bytes = found.ok_or_else(|| ApiError::still_running(request_id))?;
         let outcome = decode(&self.codec, &bytes).await?;
-        granted.settle(&outcome, since);
+        self.unsettled.settle(&outcome);
         Ok(outcome)
     }
 

@@ -11,6 +11,9 @@ use millrace_limits::{Exceeded, Kind};
 use millrace_schemas::Ended;
 use serde_json::{Value, json};
 
+/// Code of a request of which nobody knows whether it was accepted.
+const UNKNOWN: &str = "acceptance_unknown";
+
 /// An error as an OpenAI client reads it.
 #[derive(Debug, Clone)]
 pub struct ApiError {
@@ -151,7 +154,7 @@ impl ApiError {
         let message = format!(
             "The broker did not acknowledge the request {request_id} in time, so whether it was accepted is unknown: {next}."
         );
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "acceptance_unknown", message);
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", UNKNOWN, message);
         Self {
             retry_after: Some(Duration::from_secs(1)),
             request_id: Some(request_id.to_owned()),
@@ -212,6 +215,11 @@ impl From<Ended> for ApiError {
 }
 
 impl ApiError {
+    /// Whether it is certain that what it is about was not written.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.code != UNKNOWN
+    }
+
     pub(crate) fn of_request(self, request_id: &str) -> Self {
         Self { request_id: Some(request_id.to_owned()), ..self }
     }

@@ -43,6 +43,7 @@ mod shares;
 mod stream;
 mod tls;
 mod together;
+mod unsettled;
 mod webhooks;
 
 pub use error::ApiError;

@@ -2,34 +2,45 @@
 
 use std::time::Duration;
 
-use millrace_admission::{Admission, Admitted, Principal};
-use millrace_config::Config;
-use millrace_limits::{Exceeded, Left, Limiter, Permit, Standing, follow, tell};
-use millrace_schemas::{Codec, Outcome, now_millis};
+use millrace_admission::{Admission, Admitted, EntryName, Principal};
+use millrace_config::{Config, UsageLimits};
+use millrace_limits::{Exceeded, Left, Limiter, Permit, Reserved, Standing, Taken, follow, tell};
+use millrace_schemas::{Codec, Meta, now_millis};
 use millrace_stage::Producer;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
 use crate::run::Ingress;
+use crate::unsettled::Unsettled;
 
 /// So often a request waits for the next share of this replica before it is sent away.
 const SHARES: usize = 5;
 
-/// What a request took. What it holds at the same time as others is given back when this is dropped.
+/// What a request took. What it holds at the same time as others is given back when this is dropped; so are its
+/// tokens, until it is to be [written](Granted::to_be_written).
 #[derive(Default)]
 pub(crate) struct Granted {
-    permit: Option<Permit>,
+    _permit: Option<Permit>,
+    reserved: Option<Reserved>,
+    /// Whether its tokens are limited, so that its outcome is worth a word to a replica on which nobody waits.
+    pub counts_tokens: bool,
     /// What was left then.
     pub standing: Standing,
 }
 
 impl Granted {
-    /// Tells how many tokens it became, for a client who asked at `since`.
-    pub fn settle(&mut self, outcome: &Outcome, since: i64) {
-        let is_another = outcome.meta.received_at != since;
-        let tokens = if is_another { 0 } else { outcome.input_tokens.saturating_add(outcome.output_tokens) };
-        if let Some(permit) = &mut self.permit {
-            permit.settle(u64::try_from(tokens).unwrap_or(0));
+    /// From now on its tokens are its outcome's matter.
+    pub fn to_be_written(&mut self, unsettled: &Unsettled, meta: &Meta) {
+        if let Some(reserved) = self.reserved.take() {
+            unsettled.keep(&meta.request_id, meta.received_at, meta.deadline, reserved);
+        }
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if let Some(reserved) = self.reserved.take() {
+            reserved.settle(0);
         }
     }
 }
@@ -53,6 +64,22 @@ pub(crate) fn start(
 }
 
 impl Ingress {
+    /// The limits that a request which `admission` admitted is under, each with whose it is.
+    pub(crate) fn limits_of(
+        &self,
+        principal: &Principal,
+        admission: &Admission,
+        admitted: &Admitted,
+    ) -> Vec<(String, UsageLimits)> {
+        let named = |(name, limits): (EntryName, _)| (name.to_string(), limits);
+        let mut limits: Vec<_> =
+            self.directory().limits(principal, &admitted.meta.user).into_iter().map(named).collect();
+        let model = admission.models().get(&admitted.model).map(|model| model.limits);
+        let model = model.filter(|limits| !limits.is_empty());
+        limits.extend(model.map(|limits| (format!("model/{}", admitted.model), limits)));
+        limits
+    }
+
     /// Takes what a request that `admission` admitted needs of its limits.
     ///
     /// # Errors
@@ -63,24 +90,19 @@ impl Ingress {
         admission: &Admission,
         admitted: &Admitted,
     ) -> Result<Granted, ApiError> {
-        let directory = self.directory();
-        let mut limits: Vec<_> = directory
-            .limits(principal, &admitted.meta.user)
-            .into_iter()
-            .map(|(name, limits)| (name.to_string(), limits))
-            .collect();
-        let model = admission.models().get(&admitted.model).map(|model| model.limits);
-        let model = model.filter(|limits| !limits.is_empty());
-        limits.extend(model.map(|limits| (format!("model/{}", admitted.model), limits)));
+        let limits = self.limits_of(principal, admission, admitted);
         if limits.is_empty() {
             return Ok(Granted::default());
         }
-        let output = u64::from(admitted.max_output_tokens) * u64::from(admitted.choices);
-        let tokens = u64::from(admitted.prompt_tokens).saturating_add(output);
+        let counts_tokens = limits.iter().any(|(_, l)| l.tokens_per_minute.or(l.tokens_per_day).is_some());
+        let tokens = most_tokens(admitted);
         let mut waits = 0;
         loop {
             match self.limiter.take(&limits, tokens, now_millis()) {
-                Ok((permit, standing)) => return Ok(Granted { permit: Some(permit), standing }),
+                Ok(Taken { permit, reserved, standing }) => {
+                    let (permit, reserved) = (Some(permit), Some(reserved));
+                    return Ok(Granted { _permit: permit, reserved, counts_tokens, standing });
+                }
                 Err(Exceeded { is_share: true, retry_after: Some(millis), .. }) if waits < SHARES => {
                     waits += 1;
                     tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -92,6 +114,12 @@ impl Ingress {
             }
         }
     }
+}
+
+/// The tokens that a request may become.
+pub(crate) fn most_tokens(admitted: &Admitted) -> u64 {
+    let output = u64::from(admitted.max_output_tokens) * u64::from(admitted.choices);
+    u64::from(admitted.prompt_tokens).saturating_add(output)
 }
 
 /// The headers that tell a client what is left.

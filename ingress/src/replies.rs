@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_config::{Config, KafkaConfig};
-use millrace_schemas::topics;
+use millrace_schemas::{Codec, topics};
 use millrace_stage::client_config;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+
+use crate::unsettled::Unsettled;
 
 /// Records of chunks that wait for one client. Beyond them its stream has a gap, which the outcome fills.
 const MOST_CHUNKS: usize = 64;
@@ -97,12 +100,14 @@ impl Drop for Waiter {
 /// Reads this replica's partition of `replies` until `shutdown`. Returns once the end of the
 /// partition is known, so that no answer to a request accepted from now on is missed.
 ///
+/// Within a runtime.
+///
 /// # Errors
 /// When the broker does not answer or does not know the topic.
 pub fn start(
     config: &Config,
     replica: &str,
-    waiters: Waiters,
+    (waiters, unsettled, codec): (Waiters, Unsettled, Codec),
     shutdown: CancellationToken,
 ) -> Result<std::thread::JoinHandle<()>, KafkaError> {
     let topic = config.kafka.topic(topics::REPLIES);
@@ -117,13 +122,17 @@ pub fn start(
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&topic, partition, Offset::Offset(end))?;
     consumer.assign(&list)?;
-    let replica = replica.to_owned();
+    let (replica, with) = (replica.to_owned(), (codec, Handle::current()));
     std::thread::Builder::new()
         .name("replies".to_owned())
         .spawn(move || {
             while !shutdown.is_cancelled() {
                 match consumer.poll(Duration::from_millis(100)) {
-                    Some(Ok(message)) => answer(&message, &replica, &waiters),
+                    Some(Ok(message)) => {
+                        if let Some((request_id, outcome)) = answer(&message, &replica, &waiters) {
+                            unsettled.told(request_id, outcome, &with);
+                        }
+                    }
                     Some(Err(error)) => {
                         tracing::warn!(%error, "replies can not be read, clients are answered from the store")
                     }
@@ -134,21 +143,26 @@ pub fn start(
         .map_err(|e| KafkaError::ClientCreation(e.to_string()))
 }
 
-/// Tells who waits what a record says, if it is for this replica.
-pub(crate) fn answer(message: &impl Message, replica: &str, waiters: &Waiters) {
-    let Some(headers) = message.headers() else { return };
+/// Tells who waits what a record says, if it is for this replica. Returns the outcome that it says, and of which
+/// request.
+pub(crate) fn answer<'a>(
+    message: &'a impl Message,
+    replica: &str,
+    waiters: &Waiters,
+) -> Option<(&'a str, &'a [u8])> {
+    let headers = message.headers()?;
     let header = |name: &str| headers.iter().find(|h| h.key == name).and_then(|h| h.value);
     if header("replica") != Some(replica.as_bytes()) {
-        return;
+        return None;
     }
-    let request_id = header("request_id").and_then(|id| std::str::from_utf8(id).ok());
-    if let (Some(request_id), Some(outcome)) = (request_id, message.payload()) {
-        if header("kind") == Some(b"chunk".as_slice()) {
-            waiters.show(request_id, outcome);
-        } else {
-            waiters.tell(request_id, outcome);
-        }
+    let request_id = std::str::from_utf8(header("request_id")?).ok()?;
+    let outcome = message.payload()?;
+    if header("kind") == Some(b"chunk".as_slice()) {
+        waiters.show(request_id, outcome);
+        return None;
     }
+    waiters.tell(request_id, outcome);
+    Some((request_id, outcome))
 }
 
 fn consumer(kafka: &KafkaConfig) -> Result<BaseConsumer, KafkaError> {

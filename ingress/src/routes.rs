@@ -162,7 +162,7 @@ pub(crate) async fn answer(
         idempotency_key: text(&headers, "idempotency-key")?,
         user: text(&headers, "x-millrace-user")?,
         operation: operation.to_string(),
-        // Whoever comes back later needs no word from the stages.
+        // Whoever comes back later needs no word from the stages; their limits may.
         reply_replica: (!is_async && in_background.is_none()).then(|| ingress.replica.clone()),
         ..Request::new(body.into())
     };

@@ -26,6 +26,7 @@ use crate::ready::{self, Ready};
 use crate::replies::{self, Waiters};
 use crate::tls::{Tls, TlsError};
 use crate::together::Together;
+use crate::unsettled::Unsettled;
 use crate::{limits, routes, serve};
 
 /// How long the broker may take to acknowledge a request, before the client is told "unknown".
@@ -49,6 +50,7 @@ pub struct Ingress {
     pub(crate) producer: Producer,
     pub(crate) storage: Storage,
     pub(crate) waiters: Waiters,
+    pub(crate) unsettled: Unsettled,
     pub(crate) together: Together,
     pub(crate) replica: String,
     pub(crate) wait: Duration,
@@ -113,12 +115,13 @@ impl Ingress {
 async fn read_replies(
     config: &Config,
     replica: &str,
-    waiters: &Waiters,
+    (waiters, unsettled, codec): (&Waiters, &Unsettled, &Codec),
     stop: &CancellationToken,
 ) -> Result<std::thread::JoinHandle<()>, KafkaError> {
     loop {
-        let (config, replica, waiters, stop) = (config.clone(), replica.to_owned(), waiters.clone(), stop.clone());
-        let started = tokio::task::spawn_blocking(move || replies::start(&config, &replica, waiters, stop));
+        let (config, replica, stop) = (config.clone(), replica.to_owned(), stop.clone());
+        let tell = (waiters.clone(), unsettled.clone(), codec.clone());
+        let started = tokio::task::spawn_blocking(move || replies::start(&config, &replica, tell, stop));
         match started.await.map_err(|_| KafkaError::Canceled)? {
             Err(error) if error.rdkafka_error_code() != Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {
                 tracing::warn!(%error, "waiting for kafka: `replies` can not be read yet");
@@ -159,11 +162,11 @@ pub async fn run(
 ) -> Result<(), IngressError> {
     let Deps { codec, storage, tenants, budgets, settings, metrics } = deps;
     let tls = config.ingress.tls.clone().map(|files| Tls::start(files, shutdown.clone())).transpose()?;
-    let waiters = Waiters::default();
+    let (waiters, unsettled) = (Waiters::default(), Unsettled::default());
     let replica =
         config.ingress.replica.clone().unwrap_or_else(|| format!("ingress-{}", uuid::Uuid::now_v7().simple()));
     let draining = CancellationToken::new();
-    let reading = read_replies(config, &replica, &waiters, &draining);
+    let reading = read_replies(config, &replica, (&waiters, &unsettled, &codec), &draining);
     let Some(replies) = shutdown.run_until_cancelled(reading).await else {
         draining.cancel();
         return Ok(());
@@ -182,6 +185,7 @@ pub async fn run(
         producer: Producer::with_timeout(&config.kafka, ACKNOWLEDGEMENT)?,
         storage,
         waiters,
+        unsettled,
         together: Together::default(),
         replica,
         wait: Duration::from_millis(config.ingress.wait_ms),

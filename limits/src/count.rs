@@ -53,10 +53,11 @@ impl Count {
         }
     }
 
-    /// Adds tokens to the windows in which they were asked for; takes them away below zero.
-    pub fn add_tokens(&mut self, (minute, day): (i64, i64), tokens: i64) {
-        let age = usize::try_from(self.minute - minute).unwrap_or(0);
-        if let Some(window) = self.tokens.get_mut(age) {
+    /// Adds tokens to the windows in which they were asked for, or to the day alone; takes them away, never below
+    /// zero.
+    pub fn add_tokens(&mut self, (minute, day): (Option<i64>, i64), tokens: i64) {
+        let age = minute.map(|minute| usize::try_from(self.minute - minute).unwrap_or(0));
+        if let Some(window) = age.and_then(|age| self.tokens.get_mut(age)) {
             *window = window.saturating_add_signed(tokens);
         }
         if self.day == day {
@@ -143,11 +144,13 @@ mod tests {
     #[test]
     fn tokens_are_corrected_in_the_windows_that_they_were_asked_for_in() {
         let mut count = Count { minute: 8, tokens: [10, 20], day: 1, day_tokens: 30, ..Count::default() };
-        count.add_tokens((7, 1), -5);
-        count.add_tokens((8, 1), 1);
-        count.add_tokens((6, 0), -99);
+        count.add_tokens((Some(7), 1), -5);
+        count.add_tokens((Some(8), 1), 1);
+        count.add_tokens((Some(6), 0), -99);
         assert_eq!((count.tokens, count.day_tokens), ([11, 15], 26));
-        count.add_tokens((8, 1), -99);
+        count.add_tokens((None, 1), 4);
+        assert_eq!((count.tokens, count.day_tokens), ([11, 15], 30));
+        count.add_tokens((Some(8), 1), -99);
         assert_eq!((count.tokens, count.day_tokens), ([0, 15], 0));
     }
 }

@@ -2,7 +2,7 @@
 //! replicas of the front door.
 //!
 //! ```text
-//! request ── Limiter::take ──> Permit          limits (compacted) <── tell ── Limiter ── news
+//! request ── Limiter::take ──> Taken           limits (compacted) <── tell ── Limiter ── news
 //!                         └──> Exceeded                           ── follow ──> hear
 //! ```
 //!
@@ -18,5 +18,5 @@ mod count;
 mod limiter;
 mod share;
 
-pub use limiter::{Exceeded, Kind, Left, Limiter, Permit, Standing};
+pub use limiter::{Exceeded, Kind, Left, Limiter, Permit, Reserved, Standing, Taken};
 pub use share::{follow, tell};

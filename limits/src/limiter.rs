@@ -41,10 +41,11 @@ impl Kind {
         }
     }
 
-    fn need(self, tokens: u64) -> u64 {
-        match self {
-            Self::Requests | Self::Concurrent => 1,
-            Self::Tokens | Self::DayTokens => tokens,
+    fn need(self, need: Need) -> u64 {
+        match (self, need) {
+            (Self::Requests | Self::Concurrent, Need::Request(_)) => 1,
+            (Self::Requests | Self::Concurrent | Self::Tokens, Need::OfDay(_)) => 0,
+            (Self::Tokens | Self::DayTokens, Need::Request(tokens)) | (Self::DayTokens, Need::OfDay(tokens)) => tokens,
         }
     }
 
@@ -65,6 +66,32 @@ impl Kind {
             Self::Tokens => "tokens per minute",
             Self::DayTokens => "tokens per day",
             Self::Concurrent => "concurrent requests",
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Need {
+    /// A request of so many tokens.
+    Request(u64),
+    /// So many of the day's tokens.
+    OfDay(u64),
+}
+
+impl Need {
+    fn tokens(self) -> u64 {
+        match self {
+            Self::Request(tokens) | Self::OfDay(tokens) => tokens,
+        }
+    }
+
+    /// The windows that it counts in.
+    fn windows(self, now: i64) -> (Option<i64>, i64) {
+        let (minute, day) = windows(now);
+        match self {
+            Self::Request(_) => (Some(minute), day),
+            Self::OfDay(_) => (None, day),
         }
     }
 }
@@ -167,26 +194,46 @@ impl Limiter {
     ///
     /// # Errors
     /// [`Exceeded`], of the first limit that stands against it.
-    pub fn take(
+    pub fn take(&self, limits: &[(String, UsageLimits)], tokens: u64, now: i64) -> Result<Taken, Exceeded> {
+        let (reserved, standing) = self.take_all(limits, Need::Request(tokens), now)?;
+        let permit = Permit { limiter: self.clone(), subjects: Arc::clone(&reserved.subjects) };
+        Ok(Taken { permit, reserved, standing })
+    }
+
+    /// Takes tokens of the day alone, for what is paced by other means than requests are.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_of_day(
         &self,
         limits: &[(String, UsageLimits)],
         tokens: u64,
         now: i64,
-    ) -> Result<(Permit, Standing), Exceeded> {
+    ) -> Result<Reserved, Exceeded> {
+        self.take_all(limits, Need::OfDay(tokens), now).map(|(reserved, _)| reserved)
+    }
+
+    fn take_all(
+        &self,
+        limits: &[(String, UsageLimits)],
+        need: Need,
+        now: i64,
+    ) -> Result<(Reserved, Standing), Exceeded> {
         let mut state = self.state();
         let replicas = 1 + u64::try_from(state.heard.values().filter(|at| now - **at < SILENT).count()).unwrap_or(0);
         for (name, limits) in limits {
-            state.check(name, limits, tokens, (replicas, now))?;
+            state.check(name, limits, need, (replicas, now))?;
         }
         let mut standing = Standing::default();
         for (name, limits) in limits {
-            let left = state.take(name, limits, tokens, now);
+            let left = state.take(name, limits, need, now);
             standing.requests = closer(standing.requests, left.requests);
             standing.tokens = closer(standing.tokens, left.tokens);
         }
         drop(state);
         let subjects = limits.iter().map(|(name, _)| name.clone()).collect();
-        Ok((Permit { limiter: self.clone(), subjects, tokens, windows: windows(now) }, standing))
+        let (tokens, windows) = (need.tokens(), need.windows(now));
+        Ok((Reserved { limiter: self.clone(), subjects, tokens, windows }, standing))
     }
 
     /// What the other replicas have to hear of; also that this one is there, when `is_beat`.
@@ -263,7 +310,7 @@ impl State {
         &mut self,
         name: &str,
         limits: &UsageLimits,
-        tokens: u64,
+        asked: Need,
         (replicas, now): (u64, i64),
     ) -> Result<(), Exceeded> {
         let State { subjects, heard } = self;
@@ -275,7 +322,7 @@ impl State {
         }
         for (kind, share) in KINDS.into_iter().zip(&mut subject.shares) {
             let Some(limit) = kind.limit(limits) else { continue };
-            let (used, need) = (kind.used(&total, now), kind.need(tokens));
+            let (used, need) = (kind.used(&total, now), kind.need(asked));
             let remaining = limit.saturating_sub(used);
             let exceeded = |retry_after: Option<u64>, is_share: bool| Exceeded {
                 subject: name.to_owned(),
@@ -307,16 +354,16 @@ impl State {
         Ok(())
     }
 
-    fn take(&mut self, name: &str, limits: &UsageLimits, tokens: u64, now: i64) -> Standing {
+    fn take(&mut self, name: &str, limits: &UsageLimits, need: Need, now: i64) -> Standing {
         let State { subjects, heard } = self;
         let subject = subjects.entry(name.to_owned()).or_default();
         for (kind, share) in KINDS.into_iter().zip(&mut subject.shares) {
-            *share = share.map(|left| left.saturating_sub(kind.need(tokens)));
+            *share = share.map(|left| left.saturating_sub(kind.need(need)));
         }
         subject.own = subject.own.at(now);
-        subject.own.requests[0] += 1;
-        subject.own.concurrent += 1;
-        subject.own.add_tokens(windows(now), i64::try_from(tokens).unwrap_or(i64::MAX));
+        subject.own.requests[0] += Kind::Requests.need(need);
+        subject.own.concurrent += Kind::Concurrent.need(need);
+        subject.own.add_tokens(need.windows(now), i64::try_from(need.tokens()).unwrap_or(i64::MAX));
         subject.is_changed = true;
         let total = subject.total(heard, now);
         let left = |kind: Kind, windows: [u64; 2]| {
@@ -332,21 +379,37 @@ fn closer(one: Option<Left>, other: Option<Left>) -> Option<Left> {
     one.into_iter().chain(other).min_by_key(|left| left.remaining)
 }
 
-/// What a request took. It stops counting as concurrent when this is dropped.
-pub struct Permit {
-    limiter: Limiter,
-    subjects: Vec<String>,
-    tokens: u64,
-    windows: (i64, i64),
+/// What a request took.
+pub struct Taken {
+    /// Its place among those at the same time.
+    pub permit: Permit,
+    /// Its tokens.
+    pub reserved: Reserved,
+    /// What is left.
+    pub standing: Standing,
 }
 
-impl Permit {
+/// A place among the requests at the same time, given back when this is dropped.
+pub struct Permit {
+    limiter: Limiter,
+    subjects: Arc<[String]>,
+}
+
+/// Tokens that count by what they may become. Dropped unsettled they stay counted so.
+pub struct Reserved {
+    limiter: Limiter,
+    subjects: Arc<[String]>,
+    tokens: u64,
+    windows: (Option<i64>, i64),
+}
+
+impl Reserved {
     /// Tells how many tokens it became, in place of what it might have.
-    pub fn settle(&mut self, tokens: u64) {
+    pub fn settle(self, tokens: u64) {
         let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let difference = number(tokens) - number(std::mem::replace(&mut self.tokens, tokens));
+        let difference = number(tokens) - number(self.tokens);
         let mut state = self.limiter.state();
-        for name in &self.subjects {
+        for name in &*self.subjects {
             if let Some(subject) = state.subjects.get_mut(name) {
                 subject.own.add_tokens(self.windows, difference);
                 subject.is_changed = true;
@@ -358,7 +421,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.limiter.state();
-        for name in &self.subjects {
+        for name in &*self.subjects {
             if let Some(subject) = state.subjects.get_mut(name) {
                 subject.own.concurrent = subject.own.concurrent.saturating_sub(1);
                 subject.is_changed = true;

@@ -20,7 +20,7 @@ fn a_limit_is_reached_and_says_when_to_come_back() {
     let limiter = Limiter::new("a");
     let limits = under(per_minute(3));
     for left in [2, 1, 0] {
-        let (_, standing) = limiter.take(&limits, 9, NOW).expect("there is room");
+        let Taken { standing, .. } = limiter.take(&limits, 9, NOW).expect("there is room");
         assert_eq!(standing.requests.map(|left| (left.limit, left.remaining)), Some((3, left)));
     }
     let exceeded = limiter.take(&limits, 9, NOW).err().expect("it is reached");
@@ -35,10 +35,10 @@ fn tokens_are_what_was_used_and_not_what_might_have_been() {
     let limiter = Limiter::new("a");
     let limits =
         under(UsageLimits { tokens_per_minute: Some(100), tokens_per_day: Some(150), ..UsageLimits::default() });
-    let (mut permit, standing) = limiter.take(&limits, 80, NOW).expect("there is room");
+    let Taken { reserved, standing, .. } = limiter.take(&limits, 80, NOW).expect("there is room");
     assert_eq!(standing.tokens.map(|left| left.remaining), Some(20));
     assert_eq!(limiter.take(&limits, 30, NOW).err().map(|e| e.kind), Some(Kind::Tokens));
-    permit.settle(10);
+    reserved.settle(10);
     assert!(limiter.take(&limits, 90, NOW).is_ok());
     let day = limiter.take(&limits, 60, NOW + 120_000).err().expect("the day has no room");
     assert_eq!((day.kind, day.used, day.retry_after), (Kind::DayTokens, 100, Some(rest_of_day(NOW + 120_000))));
@@ -47,15 +47,38 @@ fn tokens_are_what_was_used_and_not_what_might_have_been() {
 }
 
 #[test]
+fn tokens_of_the_day_alone_are_no_requests_and_of_no_minute() {
+    let limiter = Limiter::new("a");
+    let day = UsageLimits { tokens_per_day: Some(100), ..UsageLimits::default() };
+    let limits = under(UsageLimits {
+        tokens_per_minute: Some(10),
+        requests_per_minute: Some(1),
+        concurrent_requests: Some(1),
+        ..day
+    });
+    let reserved = limiter.take_of_day(&limits, 70, NOW).expect("there is room");
+    let full = limiter.take_of_day(&limits, 31, NOW).err().expect("the day has no room");
+    assert_eq!((full.kind, full.used, full.retry_after), (Kind::DayTokens, 70, Some(rest_of_day(NOW))));
+    let never = limiter.take_of_day(&limits, 101, NOW).err().expect("more than there is");
+    assert_eq!((never.kind, never.retry_after), (Kind::DayTokens, None));
+    let Taken { standing, .. } = limiter.take(&limits, 10, NOW).expect("nothing of the minute is used");
+    assert_eq!(standing.requests.map(|left| left.remaining), Some(0));
+    // Long after, and in the window that it was taken in.
+    reserved.settle(5);
+    assert!(limiter.take_of_day(&limits, 85, NOW).is_ok());
+    assert!(limiter.take_of_day(&limits, 1, NOW).is_err());
+}
+
+#[test]
 fn a_place_is_given_back_and_all_or_nothing_is_taken() {
     let limiter = Limiter::new("a");
     let two = UsageLimits { concurrent_requests: Some(2), ..UsageLimits::default() };
     let both = [("key/acme/k".to_owned(), per_minute(9)), ("tenant/acme".to_owned(), two)];
-    let held: Vec<_> = (0..2).map(|_| limiter.take(&both, 1, NOW).expect("there is room").0).collect();
+    let held: Vec<_> = (0..2).map(|_| limiter.take(&both, 1, NOW).expect("there is room").permit).collect();
     let exceeded = limiter.take(&both, 1, NOW).err().expect("both places are taken");
     assert_eq!((exceeded.subject.as_str(), exceeded.kind), ("tenant/acme", Kind::Concurrent));
     drop(held);
-    let (_, standing) = limiter.take(&both, 1, NOW).expect("there is room again");
+    let Taken { standing, .. } = limiter.take(&both, 1, NOW).expect("there is room again");
     assert_eq!(standing.requests.map(|left| left.remaining), Some(6), "what was refused took nothing");
 }
 

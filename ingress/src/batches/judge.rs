@@ -8,6 +8,8 @@ use millrace_schemas::{Ended, Operation, derived_uuid, now_micros};
 use uuid::Uuid;
 
 use crate::batches::BatchError;
+use crate::batches::day::fits;
+use crate::limits::most_tokens;
 use crate::lines::Line;
 use crate::run::Ingress;
 
@@ -89,6 +91,7 @@ impl Judge {
         }
         let settings = ingress.settings.now();
         let admitted = settings.admission.judge_line(&self.principal, self.operation, &line, now_micros())?;
+        fits(&ingress.limits_of(&self.principal, &settings.admission, &admitted), most_tokens(&admitted))?;
         if self.models.len() < 2 {
             self.models.insert(admitted.model);
         }

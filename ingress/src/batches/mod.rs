@@ -3,11 +3,13 @@
 //! ```text
 //! worker.rs   which replica works on which batch
 //! run.rs      a batch in its hands: validated, published, collected
+//! day.rs      what it takes of the day's tokens
 //! judge.rs    whether its file may be worked on
 //! output.rs   the lines of its files
 //! end.rs      its files and its end, and how every step is stored
 //! ```
 
+mod day;
 mod end;
 mod judge;
 mod output;

@@ -10,6 +10,7 @@ use futures::stream::{self, StreamExt};
 use millrace_admission::{BatchLine, MAX_BATCH_BYTES, Principal, batch_operation};
 use millrace_files::stored::Stored;
 use millrace_files::{Writer, find, now_seconds};
+use millrace_limits::Reserved;
 use millrace_schemas::{Lane, Operation, Outcome, Request, RequestId, now_micros, now_millis};
 use millrace_stage::{Outgoing, To};
 use millrace_storage::StorageError;
@@ -58,11 +59,13 @@ impl From<StorageError> for Ended {
 }
 
 /// A line that was read.
-struct Item {
+pub(super) struct Item {
     /// Its place among the lines that are not blank.
     index: u32,
     number: u32,
-    line: BatchLine,
+    pub line: BatchLine,
+    /// What it took of the day's tokens.
+    pub reserved: Option<Reserved>,
 }
 
 /// A line without an outcome.
@@ -71,6 +74,8 @@ struct Open {
     number: u32,
     custom_id: String,
     request_id: RequestId,
+    /// What this worker took of the day's tokens for it.
+    reserved: Option<Reserved>,
 }
 
 /// A batch and its worker.
@@ -79,7 +84,7 @@ pub(crate) struct Run {
     pub(super) stored: Stored<Batch>,
     stop: CancellationToken,
     pub(super) principal: Principal,
-    operation: Operation,
+    pub(super) operation: Operation,
     /// False until the batch was taken: see [`Run::store`].
     pub(super) is_ours: bool,
     pub(super) stored_at: Instant,
@@ -87,7 +92,9 @@ pub(crate) struct Run {
     pub(super) output: Writer,
     pub(super) error: Writer,
     /// What was read of the file and not published yet.
-    ahead: VecDeque<Item>,
+    pub(super) ahead: VecDeque<Item>,
+    /// Until when it is not asked whether there are tokens of the day.
+    pub(super) no_tokens_until: Option<Instant>,
     /// What is looked for, each in its turn.
     open: VecDeque<Open>,
     /// Lines that were published, and are in neither file.
@@ -122,6 +129,7 @@ impl Run {
             output,
             error,
             ahead: VecDeque::new(),
+            no_tokens_until: None,
             open: VecDeque::new(),
             outstanding,
             taken_back: None,
@@ -301,7 +309,7 @@ impl Run {
         for Line { number, text } in lines {
             // The file was validated, and never changes.
             let line = text.and_then(|text| BatchLine::read(&text, self.operation).ok());
-            items.extend(line.map(|line| Item { index: *index, number, line }));
+            items.extend(line.map(|line| Item { index: *index, number, line, reserved: None }));
             *index += 1;
         }
         items
@@ -309,7 +317,8 @@ impl Run {
 
     fn opened(&self, item: &Item) -> Open {
         let request_id = RequestId::of_key(&self.principal.tenant, &self.key(item.number));
-        Open { index: item.index, number: item.number, custom_id: item.line.custom_id.clone(), request_id }
+        let custom_id = item.line.custom_id.clone();
+        Open { index: item.index, number: item.number, custom_id, request_id, reserved: None }
     }
 
     /// The same line is the same request, however often it is published.
@@ -360,7 +369,7 @@ impl Run {
     /// Publishes what there is room for. What is not acknowledged is published again, which changes nothing.
     async fn publish(&mut self) -> Result<usize, Ended> {
         let room = self.ingress.batch_in_flight.saturating_sub(self.open.len());
-        let count = room.min(WRITES).min(self.ahead.len());
+        let count = self.take_tokens(room.min(WRITES).min(self.ahead.len())).await;
         if count == 0 {
             return Ok(0);
         }
@@ -369,8 +378,8 @@ impl Run {
         let written = join_all(writes).await;
         let acknowledged = written.iter().take_while(|written| written.is_ok()).count();
         for _ in 0..acknowledged {
-            let Some(item) = self.ahead.pop_front() else { break };
-            let open = self.opened(&item);
+            let Some(mut item) = self.ahead.pop_front() else { break };
+            let open = Open { reserved: item.reserved.take(), ..self.opened(&item) };
             self.outstanding.insert(open.index);
             self.open.push_back(open);
             self.batch().published = item.index + 1;
@@ -409,7 +418,7 @@ impl Run {
         for _ in 0..GO / READS {
             let (asked, there) = self.look().await?;
             if there * 2 < asked || asked == 0 {
-                *pace = if there * 8 < asked { (*pace * 2).min(PACE.1) } else { *pace };
+                *pace = if there * 8 < asked || asked == 0 { (*pace * 2).min(PACE.1) } else { *pace };
                 return Ok(false);
             }
             *pace = PACE.0;
@@ -432,7 +441,7 @@ impl Run {
             match outcome {
                 Some(outcome) => {
                     there += 1;
-                    self.answered(&open, &outcome);
+                    self.answered(open, &outcome);
                 }
                 None => self.open.push_back(open),
             }
@@ -441,10 +450,13 @@ impl Run {
         Ok((asked, there))
     }
 
-    fn answered(&mut self, open: &Open, outcome: &Outcome) {
+    fn answered(&mut self, mut open: Open, outcome: &Outcome) {
         let is_late = self.taken_back.is_some() && self.stored.value.status != Status::Cancelling;
         let written = output::answered(&self.stored.id, open.number, &open.custom_id, outcome, is_late);
-        self.written(open, &written);
+        self.written(&open, &written);
+        if let Some(reserved) = open.reserved.take() {
+            reserved.settle(u64::try_from(outcome.input_tokens + outcome.output_tokens).unwrap_or(0));
+        }
         let batch = self.batch();
         batch.usage.input += outcome.input_tokens;
         batch.usage.output += outcome.output_tokens;

@@ -1,7 +1,8 @@
-//! What happens at the limits: more work than can be done, and positions that make no sense.
+//! What happens at the limits: more work than can be done, tokens of a day, and positions that make no sense.
 
 mod overload;
 mod refusals;
+mod tokens;
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ async fn at_its_limits_it_sheds_and_refuses_and_loses_nothing() -> anyhow::Resul
     let stack = Stack::builder().start().await?;
     let mut pipeline = Pipeline::start(&stack, Setup::copies(2).env(&ENV)).await?;
     overload::ten_times_the_capacity(&stack, &mut pipeline).await?;
+    tokens::count_by_what_they_became(&pipeline).await?;
     refusals::a_missing_commit(&stack, &mut pipeline).await?;
     refusals::a_commit_beyond_the_end(&stack, &mut pipeline).await?;
     refusals::a_topic_made_anew_under_an_old_store(&stack, &mut pipeline).await?;
