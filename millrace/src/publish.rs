@@ -7,6 +7,29 @@ use millrace_stage::{Outgoing, Producer, To};
 /// Requests on their way at once.
 const IN_FLIGHT: usize = 2000;
 
+/// What says who publishes.
+pub enum Proof {
+    /// The topic, which is bound to the tenant.
+    Topic,
+    /// A signature with an API key.
+    Key { id: String, key: String },
+    /// A signed token of an issuer.
+    Token(String),
+}
+
+impl Proof {
+    /// The header that a record of this value has.
+    fn header(&self, tenant: &str, value: &[u8]) -> Option<(&'static str, String)> {
+        match self {
+            Self::Topic => None,
+            Self::Key { id, key } => {
+                Some((SIGNATURE_HEADER, Signature::sign(&format!("{tenant}/{id}"), &key_digest(key), value)))
+            }
+            Self::Token(token) => Some(("authorization", format!("Bearer {token}"))),
+        }
+    }
+}
+
 /// Who publishes where.
 pub struct Publisher {
     pub producer: Producer,
@@ -15,8 +38,7 @@ pub struct Publisher {
     pub topic: String,
     pub foreign: bool,
     pub tenant: String,
-    /// Key id and API key; none on a bound topic.
-    pub key: Option<(String, String)>,
+    pub proof: Proof,
     pub user: Option<String>,
 }
 
@@ -56,10 +78,7 @@ impl Publisher {
             ..Request::new(body)
         };
         let value = self.codec.encode(&request)?;
-        let signature = self
-            .key
-            .as_ref()
-            .map(|(key_id, key)| Signature::sign(&format!("{}/{key_id}", self.tenant), &key_digest(key), &value));
+        let proof = self.proof.header(&self.tenant, &value);
         let mut record = Outgoing::new(self.topic.clone(), id.as_bytes(), value);
         record.foreign = self.foreign;
         record = record.to(if partitions > 0 {
@@ -69,7 +88,7 @@ impl Publisher {
             To::ByKey
         });
         let mut headers = vec![("request_id", id.as_str()), ("tenant", self.tenant.as_str())];
-        headers.extend(signature.as_deref().map(|s| (SIGNATURE_HEADER, s)));
+        headers.extend(proof.as_ref().map(|(name, proof)| (*name, proof.as_str())));
         self.producer.send(&record, 0, &headers).await?;
         Ok(())
     }

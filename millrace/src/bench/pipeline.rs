@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Measured, usage};
 use crate::outcomes::Follower;
-use crate::publish::Publisher;
+use crate::publish::{Proof, Publisher};
 use crate::ui::quantile;
 use crate::wiring::connect_codec;
 
@@ -89,7 +89,7 @@ pub async fn publish(config: &Config, requests: u32, characters: usize) -> anyho
         topic: topics::of(topics::REQUESTS, Lane::Batch),
         foreign: false,
         tenant: "acme".to_owned(),
-        key: Some(("default".to_owned(), TENANT_KEY.to_owned())),
+        proof: Proof::Key { id: "default".to_owned(), key: TENANT_KEY.to_owned() },
         user: None,
     };
     publisher.publish(bodies(requests, characters), || ()).await

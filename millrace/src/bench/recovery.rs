@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Row, alone};
 use crate::cli::BenchArgs;
-use crate::publish::Publisher;
+use crate::publish::{Proof, Publisher};
 use crate::reading::{Next, next, whole_topic};
 use crate::ui::quantile;
 use crate::wiring::connect_codec;
@@ -113,7 +113,7 @@ impl Flow {
             topic: topics::of(topics::REQUESTS, Lane::Batch),
             foreign: false,
             tenant: "acme".to_owned(),
-            key: Some(("default".to_owned(), TENANT_KEY.to_owned())),
+            proof: Proof::Key { id: "default".to_owned(), key: TENANT_KEY.to_owned() },
             user: None,
         };
         tokio::spawn(stop.run_until_cancelled_owned(publish(publisher, known)));

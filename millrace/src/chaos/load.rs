@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::publish::Publisher;
+use crate::publish::{Proof, Publisher};
 use crate::wiring::connect_codec;
 
 /// The tenant that publishes.
@@ -50,7 +50,7 @@ impl Lanes {
             topic: topics::of(topics::REQUESTS, lane),
             foreign: false,
             tenant: tenant.id.clone(),
-            key: Some(("default".to_owned(), tenant.key.clone())),
+            proof: Proof::Key { id: "default".to_owned(), key: tenant.key.clone() },
             user: None,
         };
         Ok(Self { interactive: publisher(Lane::Interactive), batch: publisher(Lane::Batch) })

@@ -196,7 +196,7 @@ pub struct PublishArgs {
     /// Another topic that the configuration binds to a tenant; no key is needed there.
     #[arg(long)]
     pub topic: Option<String>,
-    /// Tenant of the key that signs.
+    /// Tenant of the key or the token.
     #[arg(long, default_value = "demo")]
     pub tenant: String,
     /// Id of the key that signs.
@@ -205,6 +205,9 @@ pub struct PublishArgs {
     /// The key.
     #[arg(long, env = "MILLRACE_API_KEY", hide_env_values = true)]
     pub key: Option<String>,
+    /// File with a signed token (JWT) of an issuer, in place of a key; MILLRACE_TOKEN may have it, too.
+    #[arg(long, value_name = "FILE", env = "MILLRACE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
     /// User that the requests are accounted to.
     #[arg(long)]
     pub user: Option<String>,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::DemoArgs;
 use crate::outcomes::Follower;
-use crate::publish::Publisher;
+use crate::publish::{Proof, Publisher};
 use crate::stack::{KEY_ID, Options, Stack, TENANT};
 use crate::ui::{money, progress, quantile};
 
@@ -113,7 +113,7 @@ async fn work(stack: &Stack, args: &DemoArgs, stop: &CancellationToken) -> anyho
             topic: topics::of(topics::REQUESTS, Lane::Batch),
             foreign: false,
             tenant: TENANT.to_owned(),
-            key: Some((KEY_ID.to_owned(), key.clone())),
+            proof: Proof::Key { id: KEY_ID.to_owned(), key: key.clone() },
             user: Some((*user).to_owned()),
         };
         let share = (0..args.requests as usize).filter(|n| n % USERS.len() == index);

@@ -66,6 +66,7 @@ pub async fn prove_users_at_both_doors(stack: &Stack, pipeline: &Pipeline, corp:
             json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "By a token on a topic" }] });
         produce(&producer(stack)?, "e2e.requests.batch", &headers, body.to_string().as_bytes()).await?;
     }
+    published_with_a_token(pipeline, &of_topic).await?;
     let outcome = found(pipeline, JSON_OUTCOMES, |value| value["meta"]["labels"]["token"] == "good").await?;
     ensure!(outcome["status"] == "succeeded" && outcome["meta"]["user"] == "grace", "{outcome}");
     ensure!(outcome["meta"]["tenant"] == "acme" && outcome["meta"]["key_id"] == "default", "{outcome}");
@@ -79,6 +80,20 @@ pub async fn prove_users_at_both_doors(stack: &Stack, pipeline: &Pipeline, corp:
         until(door, &rotated, 200).await?;
         until(door, &ada, 401).await?;
     }
+    Ok(())
+}
+
+async fn published_with_a_token(pipeline: &Pipeline, token: &str) -> anyhow::Result<()> {
+    // Not in the pipeline's folder, in which no token may lie.
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Published with a token" }] });
+    std::fs::write(path("requests"), format!("{body}\n"))?;
+    std::fs::write(path("token"), token)?;
+    let (requests, token) = (path("requests"), path("token"));
+    let said = pipeline.command(&["publish", "--file", &requests, "--tenant", "acme", "--token-file", &token, "--wait"]);
+    let said = said.await?;
+    ensure!(said.contains("1 succeeded"), "{said}");
     Ok(())
 }
 
