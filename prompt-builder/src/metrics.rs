@@ -1,13 +1,14 @@
 //! What the rules for prompts found, for Prometheus.
 
 use millrace_rules::PromptVerdict;
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 /// Registered once per process.
 #[derive(Clone)]
 pub struct PromptMetrics {
     checked: IntCounterVec,
     hits: IntCounterVec,
+    missing: IntCounter,
 }
 
 impl PromptMetrics {
@@ -19,6 +20,7 @@ impl PromptMetrics {
         let metrics = Self::new()?;
         registry.register(Box::new(metrics.checked.clone()))?;
         registry.register(Box::new(metrics.hits.clone()))?;
+        registry.register(Box::new(metrics.missing.clone()))?;
         Ok(metrics)
     }
 
@@ -38,7 +40,15 @@ impl PromptMetrics {
                 ),
                 &["kind", "action"],
             )?,
+            missing: IntCounter::new(
+                "millrace_prompt_rules_missing_total",
+                "Tries of requests whose rule set is not known here: they wait for it until their deadline.",
+            )?,
         })
+    }
+
+    pub(crate) fn rules_are_missing(&self) {
+        self.missing.inc();
     }
 
     pub(crate) fn count(&self, verdict: &PromptVerdict) {
@@ -78,6 +88,7 @@ mod tests {
                 r#"millrace_prompt_moderation_total{action="block"} 1"#,
                 r#"millrace_prompt_rule_hits_total{action="allow",kind="email"} 2"#,
                 r#"millrace_prompt_rule_hits_total{action="block",kind="term"} 1"#,
+                "millrace_prompt_rules_missing_total 0",
             ]
         );
     }

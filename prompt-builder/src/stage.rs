@@ -357,6 +357,7 @@ impl PromptBuilder {
     ) -> Result<Plan, StageError> {
         let Some(rules) = settings.rules.get(&admitted.rule_set) else {
             let ended = rule_set_missing(&admitted.rule_set);
+            self.metrics.rules_are_missing();
             // Rules are rolled out before the tenants that name them; until then this waits.
             return match now_millis() < admitted.meta.deadline {
                 true => Err(StageError::retry(format!("rule set `{}` is not configured here", admitted.rule_set))),
