@@ -30,6 +30,15 @@ impl Ignored {
             Self::Unproven(_) | Self::Foreign(_) | Self::NoRequest => false,
         }
     }
+
+    /// Whether it may be proven in a moment, as requests are; see [`Refusal::may_pass`].
+    #[must_use]
+    pub fn may_pass(&self, appended: i64, now: i64) -> bool {
+        match self {
+            Self::Unproven(refusal) => refusal.may_pass(appended, now),
+            Self::Unreadable(_) | Self::Foreign(_) | Self::NoRequest => false,
+        }
+    }
 }
 
 /// Reads and proves a record that was appended at this instant, milliseconds since the epoch.
