@@ -20,6 +20,10 @@ use crate::cells::Place;
 const ASK: Duration = Duration::from_millis(100);
 const ENDS: Duration = Duration::from_secs(2);
 
+/// How long a record is waited for while somebody has a budget, and while nobody has.
+const LOOK: Duration = Duration::from_millis(50);
+const UNUSED: Duration = Duration::from_millis(500);
+
 /// Reads the topic into `budgets` until `shutdown`. With `in_use` it is also found out as of when the view is,
 /// while that says that somebody has a budget.
 ///
@@ -66,7 +70,9 @@ struct Reader {
 type Asked = (Instant, HashMap<Place, i64>);
 
 impl Follower for Reader {
-    const POLL: Duration = Duration::from_millis(50);
+    fn patience(&self) -> Duration {
+        if self.is_in_use() { LOOK } else { UNUSED }
+    }
 
     fn begins(&mut self, consumer: &BaseConsumer) -> Result<(), KafkaError> {
         self.partitions = match self.in_use {
@@ -96,7 +102,7 @@ impl Follower for Reader {
     }
 
     fn is_idle(&mut self, consumer: &BaseConsumer) {
-        let in_use = self.in_use.as_ref().is_some_and(|in_use| in_use());
+        let in_use = self.is_in_use();
         self.forget_what_is_covered();
         if in_use && self.asked.is_none() && self.last_asked.is_none_or(|when| when.elapsed() >= ASK) {
             self.last_asked = Some(Instant::now());
@@ -108,6 +114,10 @@ impl Follower for Reader {
 }
 
 impl Reader {
+    fn is_in_use(&self) -> bool {
+        self.in_use.as_ref().is_some_and(|in_use| in_use())
+    }
+
     fn forget_what_is_covered(&mut self) {
         self.asked = self.asked.take().filter(|(when, ends)| !self.budgets.is_as_of(*when, ends));
     }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use millrace_admission::{Admission, Admitted, EntryName, Principal};
-use millrace_config::{Config, UsageLimits};
+use millrace_admission::{Admission, Admitted, Directory, EntryName, Principal};
+use millrace_config::{Config, ModelConfig, UsageLimits};
 use millrace_limits::{Exceeded, Left, Limiter, Permit, Reserved, Standing, Taken, follow, tell};
 use millrace_schemas::{Codec, Meta, now_millis};
+use millrace_settings::Current;
 use millrace_stage::Producer;
 use tokio_util::sync::CancellationToken;
 
@@ -52,14 +53,19 @@ impl Drop for Granted {
 pub(crate) fn start(
     config: &Config,
     limiter: &Limiter,
-    codec: &Codec,
-    producer: Producer,
+    (directory, settings): (&Directory, &Current),
+    (codec, producer): (&Codec, Producer),
     shutdown: &CancellationToken,
 ) -> std::io::Result<()> {
     // A replica that hears nothing of the others still holds to the limits by itself.
     let report = Box::new(|is_heard: bool, why: &str| tracing::debug!(is_heard, why, "limits of all replicas"));
     follow(config, "ingress.limits", codec.clone(), limiter.clone(), report, shutdown.clone())?;
-    tokio::spawn(tell(limiter.clone(), codec.clone(), producer, shutdown.clone()));
+    let (directory, settings) = (directory.clone(), settings.clone());
+    let is_limited = move || {
+        let of_model = |model: &ModelConfig| !model.limits.is_empty();
+        directory.has_limits() || settings.now().admission.models().values().any(of_model)
+    };
+    tokio::spawn(tell(limiter.clone(), (codec.clone(), producer), is_limited, shutdown.clone()));
     Ok(())
 }
 

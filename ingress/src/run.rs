@@ -176,7 +176,8 @@ pub async fn run(
     let held = Held::new(Bounds { requests: config.ingress.max_in_flight, bytes: config.ingress.max_in_flight_bytes });
     let lag = lag::start(&config.kafka, pressure.clone(), held.clone(), metrics.clone(), draining.clone())?;
     let limiter = Limiter::new(replica.clone());
-    limits::start(config, &limiter, &codec, Producer::hinting(&config.kafka)?, &draining)?;
+    let words = (&codec, Producer::hinting(&config.kafka)?);
+    limits::start(config, &limiter, (tenants.directory(), &settings), words, &draining)?;
     let ingress = Arc::new(Ingress {
         settings,
         tenants,

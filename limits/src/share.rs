@@ -58,14 +58,24 @@ impl Follower for Reader {
     }
 }
 
-/// Tells the other replicas until `shutdown`. What is not acknowledged is told again, for it is told as sums.
-pub async fn tell(limiter: Limiter, codec: Codec, producer: Producer, shutdown: CancellationToken) {
+/// Tells the other replicas until `shutdown`. What is not acknowledged is told again, for it is told as sums. Where
+/// nothing `is_limited` nothing is counted, and nobody needs to know who is there.
+pub async fn tell(
+    limiter: Limiter,
+    (codec, producer): (Codec, Producer),
+    is_limited: impl Fn() -> bool,
+    shutdown: CancellationToken,
+) {
     let tick = Duration::from_millis(TICK.unsigned_abs());
     let mut ticks = tokio::time::interval(tick);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut count: i64 = 0;
+    let mut was_limited = false;
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        let news = limiter.news(now_millis(), count % BEAT == 0);
+        let is_limited = is_limited();
+        let is_beat = is_limited && (!was_limited || count % BEAT == 0);
+        was_limited = is_limited;
+        let news = limiter.news(now_millis(), is_beat);
         count += 1;
         let told = news.iter().map(|word| send(&codec, &producer, word));
         futures::future::join_all(told).await;

@@ -76,6 +76,10 @@ impl Endpoints {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_tenant.is_empty()
+    }
+
     pub(crate) fn of(&self, tenant: &str) -> &[Arc<Endpoint>] {
         self.by_tenant.get(tenant).map_or(&[], Vec::as_slice)
     }

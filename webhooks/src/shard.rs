@@ -26,6 +26,8 @@ use crate::turn::Turn;
 
 /// Between two looks at the inbox, and at the clock.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same where nobody has an endpoint: what is still to be delivered can only be given up.
+const LOOK_WITHOUT_ENDPOINTS: Duration = Duration::from_secs(15);
 /// Between two marks.
 const MARK: Duration = Duration::from_secs(10);
 /// Notes read at a time.
@@ -201,6 +203,7 @@ impl Shard {
 
     async fn run(self: Arc<Self>, mut mark: i64) {
         let mut marked = tokio::time::Instant::now();
+        let look = if self.sender.endpoints.is_empty() { LOOK_WITHOUT_ENDPOINTS } else { LOOK };
         while !self.has_ended() {
             self.empty_inbox().await;
             while self.load_next().await {}
@@ -208,7 +211,7 @@ impl Shard {
                 marked = tokio::time::Instant::now();
                 mark = self.move_mark(mark).await;
             }
-            tokio::select! { () = tokio::time::sleep(LOOK) => {}, () = self.ended() => {} }
+            tokio::select! { () = tokio::time::sleep(look) => {}, () = self.ended() => {} }
         }
     }
 

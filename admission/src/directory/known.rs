@@ -85,11 +85,21 @@ pub(super) struct Known {
     pub gone: HashMap<String, Vec<Gone>>,
     /// Tenants, users and keys who have budgets: asked many times a second whether there are any.
     pub with_budgets: HashSet<EntryName>,
+    /// Plans, tenants, users and keys who have limits, likewise.
+    pub with_limits: HashSet<EntryName>,
 }
 
 fn digest_of(hash: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
     hex::decode_to_slice(hash, &mut digest).ok().map(|()| digest)
+}
+
+fn note(those: &mut HashSet<EntryName>, name: &EntryName, is_one: bool) {
+    if is_one {
+        those.insert(name.clone());
+    } else {
+        those.remove(name);
+    }
 }
 
 impl Known {
@@ -109,14 +119,17 @@ impl Known {
     pub fn set(&mut self, name: &EntryName, entry: Entry) -> Result<(), DirectoryError> {
         match (name, entry) {
             (EntryName::Plan(id), Entry::Plan(plan)) => {
+                note(&mut self.with_limits, name, !plan.limits.is_empty());
                 self.plans.insert(id.clone(), Arc::new(plan));
             }
             (EntryName::Tenant(id), Entry::Tenant(tenant)) => {
-                self.note_budget(name, tenant.budget.is_some());
+                note(&mut self.with_budgets, name, tenant.budget.is_some());
+                note(&mut self.with_limits, name, !tenant.limits.is_empty());
                 self.tenants.entry(id.clone()).or_default().entry = Some(Arc::new(tenant));
             }
             (EntryName::User(tenant, id), Entry::User(user)) => {
-                self.note_budget(name, user.budget.is_some());
+                note(&mut self.with_budgets, name, user.budget.is_some());
+                note(&mut self.with_limits, name, !user.limits.is_empty());
                 self.tenants.entry(tenant.clone()).or_default().users.insert(id.clone(), Arc::new(user));
             }
             (EntryName::Key(tenant, id), Entry::Key(entry)) => {
@@ -125,7 +138,8 @@ impl Known {
                 let previous = entry.previous.as_ref();
                 let previous = previous.and_then(|key| Some((digest_of(&key.sha256)?, key.until?.millis())));
                 self.remove(name);
-                self.note_budget(name, entry.budget.is_some());
+                note(&mut self.with_budgets, name, entry.budget.is_some());
+                note(&mut self.with_limits, name, !entry.limits.is_empty());
                 let key = Arc::new(Key { digest, previous, tenant: tenant.clone(), id: id.clone(), entry });
                 for digest in key.digests() {
                     // The first who has a key keeps it.
@@ -140,16 +154,9 @@ impl Known {
         Ok(())
     }
 
-    fn note_budget(&mut self, name: &EntryName, is_there: bool) {
-        if is_there {
-            self.with_budgets.insert(name.clone());
-        } else {
-            self.with_budgets.remove(name);
-        }
-    }
-
     pub fn remove(&mut self, name: &EntryName) {
         self.with_budgets.remove(name);
+        self.with_limits.remove(name);
         match name {
             EntryName::Plan(id) => {
                 self.plans.remove(id);

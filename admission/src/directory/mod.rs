@@ -316,6 +316,12 @@ impl Directory {
         !self.known().with_budgets.is_empty()
     }
 
+    /// Whether anybody has limits.
+    #[must_use]
+    pub fn has_limits(&self) -> bool {
+        !self.known().with_limits.is_empty()
+    }
+
     /// Whether this tenant exists.
     #[must_use]
     pub fn has_tenant(&self, tenant: &str) -> bool {

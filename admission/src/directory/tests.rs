@@ -139,6 +139,29 @@ fn what_the_configuration_spells_out_and_a_key_that_somebody_has_stay() {
 }
 
 #[test]
+fn limits_are_known_as_long_as_anybody_has_some() {
+    let directory = Directory::from_config(&Config::default()).expect("valid");
+    let limits = r#""limits":{"requests_per_minute":1}"#;
+    let hash = "ab".repeat(32);
+    for name in ["plan/p", "tenant/new", "user/new/u", "key/new/k"] {
+        let name: EntryName = name.parse().expect("a name");
+        let put = |body: &str| directory.apply(&name, entry(&name, body)).expect("applied");
+        let of = |limits: &str| match &name {
+            EntryName::Key(..) if limits.is_empty() => format!(r#"{{"sha256":"{hash}"}}"#),
+            EntryName::Key(..) => format!(r#"{{"sha256":"{hash}",{limits}}}"#),
+            EntryName::Plan(_) | EntryName::Tenant(_) | EntryName::User(..) => format!("{{{limits}}}"),
+        };
+        assert!(!directory.has_limits(), "{name}");
+        put(&of(limits));
+        assert!(directory.has_limits(), "{name}");
+        put(&of(""));
+        assert!(!directory.has_limits(), "{name}");
+        put(&of(limits));
+        directory.apply(&name, None).expect("applied");
+    }
+}
+
+#[test]
 fn budgets_are_known_as_long_as_anybody_has_one() {
     let directory = Directory::from_config(&config()).expect("valid");
     let [tenant, user, key] = ["tenant/new", "user/new/u", "key/new/k"].map(|name| name.parse().expect("a name"));

@@ -19,6 +19,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Between two tries to begin, or to read a record whose schema can not be fetched.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// So often a follower that nothing comes for looks up, for the shutdown's sake.
+const IDLE: Duration = Duration::from_millis(500);
+
 /// Called with whether everything that was there at the start is known, and a word why.
 pub type Report = Box<dyn Fn(bool, &str) + Send>;
 
@@ -45,8 +48,10 @@ pub enum Since {
 
 /// What becomes of the records.
 pub trait Follower: Send {
-    /// How long a record is waited for.
-    const POLL: Duration = Duration::from_millis(100);
+    /// How long a record is waited for, at most: one that comes ends the waiting.
+    fn patience(&self) -> Duration {
+        IDLE
+    }
 
     /// Reading begins, maybe again.
     ///
@@ -187,7 +192,7 @@ impl<F: Follower> Reader<F> {
 
     fn read(&mut self, consumer: &BaseConsumer, mut behind: Behind) {
         let mut told = false;
-        let mut wait = F::POLL;
+        let mut wait = self.follower.patience();
         while !self.shutdown.is_cancelled() {
             if behind.is_empty() && !told {
                 told = true;
@@ -209,11 +214,11 @@ impl<F: Follower> Reader<F> {
                 Some(Err(error)) => {
                     tracing::warn!(topic = self.topic, %error, "a topic can not be read now");
                     self.follower.is_idle(consumer);
-                    F::POLL
+                    self.follower.patience()
                 }
                 None => {
                     self.follower.is_idle(consumer);
-                    F::POLL
+                    self.follower.patience()
                 }
             };
         }
