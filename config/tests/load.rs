@@ -325,7 +325,7 @@ fn values_must_make_sense_together() {
         ("[stage]\nsession_timeout_ms = 600001".into(), &["`stage.session_timeout_ms`", "lower it"]),
         ("[stage]\nsession_timeout_ms = 10".into(), &["`stage.session_timeout_ms`", "at least 1000"]),
         ("[stage]\nwindow = 0".into(), &["`stage.window`", "at least 1"]),
-        ("[stage]\nmax_bytes = 1000".into(), &["`stage.max_bytes`", "limits.body_bytes"]),
+        ("[stage]\nmax_bytes = 0".into(), &["`stage.max_bytes`", "at least 1"]),
         ("[limits]\nbody_bytes = 200000".into(), &["`limits.body_bytes`", "limits.inline_bytes (262144)"]),
         ("[limits]\nbody_days = 0".into(), &["`limits.body_days`"]),
         ("[stage]\nlanes = []".into(), &["`stage.lanes`"]),
@@ -407,6 +407,7 @@ fn values_must_make_sense_together() {
     for (file, parts) in cases {
         check(load(file), parts);
     }
+    assert!(load("[stage]\nmax_bytes = 1000").is_ok(), "less than one body: bodies go one by one");
 }
 
 #[test]

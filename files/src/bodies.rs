@@ -222,6 +222,21 @@ mod tests {
         assert_eq!(bodies.find("acme", "file-1").await.unwrap(), None, "its time is over");
     }
 
+    #[tokio::test]
+    async fn a_body_that_is_larger_than_all_room_goes_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let bodies = Bodies::new(open(&folder).await, 1_000);
+        let body = vec![b'x'; 50_000];
+        let name = name(Uuid::now_v7(), &body);
+        bodies.keep("acme", &name, &body, HOUR).await.unwrap();
+        let beside = bodies.find("acme", &name).await.unwrap().unwrap();
+        let room = bodies.room(beside.bytes()).await;
+        assert!(room.is_some() && futures::FutureExt::now_or_never(bodies.room(1)).is_none(), "nobody beside it");
+        assert_eq!(bodies.read("acme", &beside).await.unwrap(), Some(body));
+        drop(room);
+        assert!(bodies.room(1).await.is_some());
+    }
+
     #[test]
     fn a_name_is_of_one_body() {
         let of = name(Uuid::nil(), b"body");

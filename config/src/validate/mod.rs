@@ -250,15 +250,8 @@ fn stage(config: &Config) -> Checked {
     positive("stage.window", stage.window.into())?;
     positive("stage.max_in_flight", stage.max_in_flight as u64)?;
     positive("stage.commit_interval_ms", stage.commit_interval_ms)?;
-    if stage.max_bytes < config.limits.body_bytes {
-        return invalid(
-            "stage.max_bytes",
-            format!(
-                "is {}; one body may have {} (limits.body_bytes): raise it",
-                stage.max_bytes, config.limits.body_bytes
-            ),
-        );
-    }
+    // What is larger than that, a record or a body beside one, goes alone.
+    positive("stage.max_bytes", stage.max_bytes as u64)?;
     if stage.session_timeout_ms < 1_000 {
         return invalid(
             "stage.session_timeout_ms",

@@ -12,14 +12,13 @@ use millrace_tests::{Pipeline, Setup, millrace, run};
 use serde_json::Value;
 
 /// Small bounds, so that little work is too much: two routers with two calls at a time each.
-const ENV: [(&str, &str); 8] = [
+const ENV: [(&str, &str); 7] = [
     ("MILLRACE_PROVIDERS__SIM__MAX_CONCURRENCY", "2"),
     ("MILLRACE_INGRESS__MAX_LAG", "200"),
     ("MILLRACE_INGRESS__WAIT_MS", "15000"),
     ("MILLRACE_INGRESS__MAX_BODY_BYTES", "1048576"),
     ("MILLRACE_INGRESS__MAX_IN_FLIGHT_BYTES", "4194304"),
     ("MILLRACE_STAGE__MAX_BYTES", "8388608"),
-    ("MILLRACE_LIMITS__BODY_BYTES", "4194304"),
     ("MILLRACE_STAGE__SESSION_TIMEOUT_MS", "10000"),
 ];
 
