@@ -139,6 +139,15 @@ impl Budgets {
         self.standings(caller).into_iter().min_by_key(|standing| standing.remaining_nanos)
     }
 
+    /// The budget that has no room for a small call of a caller, because it is used up; the refusal is counted. For
+    /// calls that are not worth a reservation: nothing is held for them, and nobody waits.
+    #[must_use]
+    pub fn refuses(&self, caller: Caller<'_>) -> Option<Standing> {
+        let standing = self.tightest(caller).filter(Standing::is_used_up)?;
+        self.shared.metrics.refused("call");
+        Some(standing)
+    }
+
     /// Counts a request that the door refused because it found a budget used up.
     pub fn refused_at_the_door(&self) {
         self.shared.metrics.refused("door");
@@ -427,6 +436,14 @@ mod tests {
         assert!(tightest(ANN).is_used_up() && tightest(ANN).user.as_deref() == Some("ann"));
         assert!(!tightest(small).is_used_up() && tightest(small).key_id.as_deref() == Some("small"));
         assert_eq!(tightest(BOB).remaining_nanos, 1_000);
+        assert!(budgets.refuses(small).is_none() && budgets.refuses(BOB).is_none());
+        let refused = budgets.refuses(ANN).expect("it is used up").used_up();
+        assert_eq!(
+            refused,
+            "The budget of the user `ann` is used up: of 0.0000001 USD are 0.00000006 spent and 0.00000004 reserved for \
+             calls on their way"
+        );
+        assert!(budgets.refuses(Caller { tenant: "rival", ..ANN }).is_none());
     }
 
     #[tokio::test]

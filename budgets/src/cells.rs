@@ -6,6 +6,8 @@ use millrace_config::{BudgetConfig, BudgetPeriod};
 use millrace_schemas::{Account, Budget, month_of};
 use serde::Serialize;
 
+use crate::amount;
+
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// A partition of `calls` of a generation.
@@ -43,6 +45,19 @@ impl Standing {
             (None, Some(key)) => format!("the key `{key}`"),
             (None, None) => "the tenant".to_owned(),
         }
+    }
+
+    /// That it is used up, in words; without a full stop.
+    #[must_use]
+    pub fn used_up(&self) -> String {
+        format!(
+            "The budget of {} is used up: of {} {} are {} spent and {} reserved for calls on their way",
+            self.whose(),
+            amount(self.budget_nanos),
+            self.currency,
+            amount(self.spent_nanos),
+            amount(self.reserved_nanos),
+        )
     }
 
     /// Whether nothing is left.

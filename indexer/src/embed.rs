@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use millrace_admission::tokens;
+use millrace_budgets::{Budgets, Caller};
 use millrace_provider::{Bounds, CallError, CallLog, CallsTopic, LedgerError, Ledgered, Who};
 use millrace_schemas::{CallLine, Operation};
 use millrace_settings::Current;
@@ -15,11 +16,12 @@ pub(crate) struct PaidEmbedder<L = CallsTopic> {
     /// Its name in the configuration.
     model: String,
     ledger: Ledgered<L>,
+    budgets: Budgets,
 }
 
 impl<L: CallLog> PaidEmbedder<L> {
-    pub fn new(settings: Current, model: String, ledger: Ledgered<L>) -> Self {
-        Self { settings, model, ledger }
+    pub fn new(settings: Current, model: String, ledger: Ledgered<L>, budgets: Budgets) -> Self {
+        Self { settings, model, ledger, budgets }
     }
 }
 
@@ -30,6 +32,10 @@ impl<L: CallLog + Clone> Embedder for PaidEmbedder<L> {
         let Some(target) = settings.target(&self.model) else {
             return Err(EmbedError::Later { error: format!("there is no model `{}`", self.model), after: None });
         };
+        let caller = Caller { tenant: &who.tenant, user: &who.user, key_id: who.key_id.as_deref() };
+        if let Some(standing) = self.budgets.refuses(caller) {
+            return Err(EmbedError::UsedUp(standing.used_up()));
+        }
         let ledger = self.ledger.with_prices(settings.prices.clone());
         let bounds = Bounds {
             input_tokens: texts.iter().map(|text| i64::from(tokens::upper_bound(text.len()))).sum(),

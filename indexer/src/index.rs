@@ -155,6 +155,14 @@ impl Index {
             let (error, after) = match self.embedder.embed(record, &document.who, texts).await {
                 Ok(embedded) => return Ok(embedded),
                 Err(EmbedError::Unrecorded(error)) => return Err(error),
+                // It would hold up other tenants' documents for as long as its budget lasts.
+                Err(EmbedError::UsedUp(error)) => {
+                    let message = format!(
+                        "{error}. Have the budget raised, then redrive this letter or publish the document again: what is \
+                         stored of it is not paid for again."
+                    );
+                    return Err(rejected(document, "insufficient_quota", message));
+                }
                 Err(EmbedError::Refused { status: status @ (400 | 413 | 422) }) => {
                     let message = format!("The embedding model answered {status}: it does not take this text.");
                     return Err(rejected(document, "embedding_refused", message));

@@ -41,6 +41,8 @@ pub(crate) enum EmbedError {
         /// What the provider asked to wait.
         after: Option<Duration>,
     },
+    /// A budget has nothing left for it, which this says.
+    UsedUp(String),
     /// The provider refuses this call for good.
     Refused { status: u16 },
     /// The answer never came; it may have been charged.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use millrace_admission::{Directory, Principal, SYSTEM_TENANT, record};
+use millrace_budgets::Budgets;
 use millrace_config::Config;
 use millrace_prompt_builder::vectors;
 use millrace_provider::{CallMetrics, Ledgered};
@@ -49,6 +50,7 @@ pub fn stage(
     producer: Producer,
     codec: Codec,
     metrics: CallMetrics,
+    budgets: Budgets,
 ) -> Result<Option<Indexer>, StartError> {
     let knowledge = &config.knowledge;
     let Some(client) = vectors::client(&config.vectors).map_err(Box::new)? else { return Ok(None) };
@@ -69,7 +71,7 @@ pub fn stage(
     };
     let ledger = Ledgered::new(producer, codec.clone(), settings.now().prices.clone(), metrics);
     let index = Index {
-        embedder: Arc::new(PaidEmbedder::new(settings.clone(), name.clone(), ledger)),
+        embedder: Arc::new(PaidEmbedder::new(settings.clone(), name.clone(), ledger, budgets)),
         passages: Arc::new(QdrantPassages::new(client, config.vectors.collection.clone(), dimensions)),
         recipe,
         dimensions: usize::try_from(dimensions).unwrap_or(usize::MAX),

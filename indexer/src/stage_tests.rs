@@ -388,6 +388,10 @@ async fn a_text_that_is_refused_is_poison_and_a_wrong_key_is_not() {
     let bench = bench(2);
     bench.embedder.script.lock().unwrap().push_back(EmbedError::Refused { status: 400 });
     assert_eq!(bench.poisoned(&bench.version(1, ONE)).await.code, "embedding_refused");
+    bench.embedder.script.lock().unwrap().push_back(EmbedError::UsedUp("The budget is used up".to_owned()));
+    let poison = bench.poisoned(&bench.version(1, ONE)).await;
+    assert_eq!(poison.code, "insufficient_quota");
+    assert!(poison.message.starts_with("The budget is used up. Have the budget raised"), "{}", poison.message);
     for status in [401, 403, 404, 429] {
         bench.embedder.script.lock().unwrap().push_back(EmbedError::Refused { status });
         let retried = bench.indexer.process(&bench.version(1, ONE)).await;

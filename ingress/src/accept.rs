@@ -138,6 +138,21 @@ impl Ingress {
         Ok(Accepted { waiter, stream, patience, since: meta.received_at, first_look: STORE_POLL.0, granted, budget })
     }
 
+    /// Whether a document's embeddings may be paid for.
+    ///
+    /// # Errors
+    /// [`ApiError`]: a budget is used up.
+    pub(crate) fn has_budget_for(&self, principal: &Principal, user: &str) -> Result<(), ApiError> {
+        let caller = Caller { tenant: &principal.tenant, user, key_id: principal.key_id.as_deref() };
+        match self.budgets.tightest(caller).filter(Standing::is_used_up) {
+            Some(standing) => {
+                self.budgets.refused_at_the_door();
+                Err(ApiError::budget_used_up(&standing))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The topic of a lane's requests, and how many partitions it has.
     ///
     /// # Errors

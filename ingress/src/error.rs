@@ -6,7 +6,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use millrace_admission::KeyRefusal;
-use millrace_budgets::{Standing, amount};
+use millrace_budgets::Standing;
 use millrace_limits::{Exceeded, Kind};
 use millrace_schemas::Ended;
 use serde_json::{Value, json};
@@ -119,15 +119,7 @@ impl ApiError {
 
     /// 429: nothing was accepted, and it is of no use to try again.
     pub(crate) fn budget_used_up(standing: &Standing) -> Self {
-        let message = format!(
-            "The budget of {} is used up: of {} {} are {} spent and {} reserved for calls on their way. \
-             Nothing was accepted; have the budget raised.",
-            standing.whose(),
-            amount(standing.budget_nanos),
-            standing.currency,
-            amount(standing.spent_nanos),
-            amount(standing.reserved_nanos),
-        );
+        let message = format!("{}. Nothing was accepted; have the budget raised.", standing.used_up());
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota", message);
         Self { should_retry: false, ..error }
     }

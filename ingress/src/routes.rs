@@ -284,11 +284,12 @@ async fn documents(State(ingress): State<Arc<Ingress>>, request: HttpRequest) ->
         user: text(&headers, "x-millrace-user")?.or_else(|| principal.user.clone()),
         metadata: new.metadata,
     };
-    ingress.settings.now().admission.check_document(&principal, &document)?;
+    let user = ingress.settings.now().admission.check_document(&principal, &document)?;
     if document.text.trim().is_empty() || document.text.len() > ingress.inline_bytes {
         let message = format!("`text` must have 1 to {} bytes: cut larger documents.", ingress.inline_bytes);
         return Err(ApiError::invalid(Some("text"), message));
     }
+    ingress.has_budget_for(&principal, &user)?;
     let value = ingress.encode(&document)?;
     let record = Outgoing::new(topics::DOCUMENTS, format!("{}/{}/{id}", principal.tenant, document.collection), value)
         .to(To::ByKey);

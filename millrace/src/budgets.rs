@@ -51,13 +51,11 @@ pub fn counting(directory: &Directory) -> Counting {
 
 fn holds_budgets(service: Service) -> bool {
     match service {
-        Service::InferenceRouter | Service::Ingress => true,
-        Service::PromptBuilder
-        | Service::Moderator
+        Service::InferenceRouter | Service::Ingress | Service::PromptBuilder | Service::Indexer => true,
+        Service::Moderator
         | Service::ResultSink
         | Service::Webhooks
         | Service::CostLedger
-        | Service::Indexer
         | Service::SimulatedProvider => false,
     }
 }

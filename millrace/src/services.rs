@@ -98,12 +98,14 @@ impl Wiring {
         Ok(match service {
             Service::PromptBuilder => {
                 let Some(cancellations) = self.cancellations().await? else { return Ok(Ok(())) };
+                let Some(budgets) = self.budgets().await? else { return Ok(Ok(())) };
                 let deps = millrace_prompt_builder::Deps {
                     settings: self.settings.clone(),
                     producer: producer.clone(),
                     codec,
                     storage: self.storage()?,
                     cancellations,
+                    budgets,
                     calls: self.metrics.calls.clone(),
                     metrics: self.metrics.prompts.clone(),
                 };
@@ -169,7 +171,8 @@ impl Wiring {
             }
             Service::Indexer => {
                 let (settings, calls) = (self.settings.clone(), self.metrics.calls.clone());
-                let stage = millrace_indexer::stage(config, settings, producer.clone(), codec, calls)?;
+                let Some(budgets) = self.budgets().await? else { return Ok(Ok(())) };
+                let stage = millrace_indexer::stage(config, settings, producer.clone(), codec, calls, budgets)?;
                 match stage {
                     Some(stage) => run_stage(millrace_indexer::spec(), env, producer, stage).await,
                     None => {

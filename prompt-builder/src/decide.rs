@@ -120,6 +120,18 @@ pub(crate) fn rule_set_missing(rule_set: &str) -> Ended {
     }
 }
 
+/// How a request ends whose question may not be embedded, as at the router.
+pub(crate) fn budget_used_up(error: &str) -> Ended {
+    Ended {
+        status: EndedStatus::Failed,
+        code: "insufficient_quota".to_owned(),
+        kind: "insufficient_quota".to_owned(),
+        message: format!("{error}. Have the budget raised."),
+        param: None,
+        http_status: 429,
+    }
+}
+
 /// How a request ends whose passages can not be had.
 pub(crate) fn retrieval_failed(reason: &str) -> Ended {
     Ended {

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use millrace_admission::tokens;
+use millrace_budgets::{Budgets, Caller};
 use millrace_provider::{Bounds, CallError, CallLog, CallsTopic, LedgerError, Ledgered, Who};
 use millrace_schemas::Operation;
 use millrace_settings::Current;
@@ -15,6 +16,7 @@ pub(crate) struct PaidEmbedder<L = CallsTopic> {
     /// Its name in the configuration.
     model: String,
     ledger: Ledgered<L>,
+    budgets: Budgets,
     /// The longest text, in tokens of ours.
     max_tokens: u32,
 }
@@ -22,8 +24,13 @@ pub(crate) struct PaidEmbedder<L = CallsTopic> {
 impl<L: CallLog> PaidEmbedder<L> {
     /// `context_tokens` are the model's own. Some room is left, because other models cut words into
     /// other tokens than those that are counted here.
-    pub fn new(settings: Current, model: String, ledger: Ledgered<L>, context_tokens: u32) -> Self {
-        Self { settings, model, ledger, max_tokens: context_tokens - context_tokens / 8 }
+    pub fn new(
+        settings: Current,
+        model: String,
+        (ledger, budgets): (Ledgered<L>, Budgets),
+        context_tokens: u32,
+    ) -> Self {
+        Self { settings, model, ledger, budgets, max_tokens: context_tokens - context_tokens / 8 }
     }
 }
 
@@ -34,6 +41,10 @@ impl<L: CallLog + Clone> Embedder for PaidEmbedder<L> {
         let Some(target) = settings.target(&self.model) else {
             return Err(EmbedError::Later { error: format!("there is no model `{}`", self.model), after: None });
         };
+        let caller = Caller { tenant: &who.tenant, user: &who.user, key_id: who.key_id.as_deref() };
+        if let Some(standing) = self.budgets.refuses(caller) {
+            return Err(EmbedError::UsedUp(standing.used_up()));
+        }
         let ledger = self.ledger.with_prices(settings.prices.clone());
         let input = [tokens::truncate(question, self.max_tokens).to_owned()];
         let bounds = Bounds {

@@ -35,6 +35,8 @@ pub enum EmbedError {
         /// What the provider asked to wait.
         after: Option<Duration>,
     },
+    /// A budget has nothing left for it, which this says.
+    UsedUp(String),
     /// The provider refuses this call for good.
     Refused {
         /// Its HTTP status.

@@ -9,7 +9,7 @@ use millrace_schemas::{CallLine, Ended, Meta, time_until};
 use millrace_stage::core::{Backoff, jitter};
 use millrace_stage::{Received, StageError};
 
-use crate::decide::retrieval_failed;
+use crate::decide::{budget_used_up, retrieval_failed};
 use crate::ports::{EmbedError, Embedded, Embedder, Passage, Passages, SearchError};
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
@@ -91,6 +91,7 @@ impl Retriever {
                     tracing::warn!(at = %record.at, error, ?delay, "the question is embedded again");
                     tokio::time::sleep(delay).await;
                 }
+                Err(EmbedError::UsedUp(error)) => return Ok(Err(budget_used_up(&error))),
                 Err(EmbedError::Refused { status, line }) => {
                     bill.extend(line);
                     return Ok(Err(retrieval_failed(&format!("the embedding model answered {status}"))));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millrace_admission::{Admitted, Arrival, Principal, Rejected, SPREADS_WITHIN, SYSTEM_TENANT, record, replies};
+use millrace_budgets::Budgets;
 use millrace_cancellation::Cancellations;
 use millrace_config::Config;
 use millrace_files::{Bodies, Room};
@@ -43,6 +44,8 @@ pub struct Deps<'a> {
     pub storage: &'a Storage,
     /// Which requests are not to be built.
     pub cancellations: Cancellations,
+    /// What may be spent.
+    pub budgets: Budgets,
     /// Where the calls are counted.
     pub calls: CallMetrics,
     /// Where is counted what rules find in prompts.
@@ -110,9 +113,9 @@ fn retriever(config: &Config, deps: &Deps<'_>) -> Result<Option<Retriever>, Star
     let (Some(model), Some(client)) = (config.models.get(name), client) else { return Ok(None) };
     let prices = Arc::clone(&deps.settings.now().prices);
     let ledger = Ledgered::new(deps.producer.clone(), deps.codec.clone(), prices, deps.calls.clone());
-    let settings = deps.settings.clone();
+    let (settings, paying) = (deps.settings.clone(), (ledger, deps.budgets.clone()));
     Ok(Some(Retriever {
-        embedder: Arc::new(PaidEmbedder::new(settings, name.clone(), ledger, model.context_tokens)),
+        embedder: Arc::new(PaidEmbedder::new(settings, name.clone(), paying, model.context_tokens)),
         passages: Arc::new(QdrantPassages::new(client, config.vectors.collection.clone())),
     }))
 }

@@ -591,6 +591,11 @@ async fn lost_calls_are_bounded_and_billed() {
 async fn a_refused_embedding_and_a_late_search_end_the_request() {
     let bench = bench().await;
     let record = bench.signed(1, &Request::new(ASKING.as_bytes().to_vec()));
+    bench.embedder.script.lock().unwrap().push_back(EmbedError::UsedUp("The budget is used up".to_owned()));
+    let prompt = bench.built(&record).await;
+    let (ended, billed) = (prompt.ended.unwrap(), prompt.bill.len());
+    let said = (ended.code.as_str(), ended.kind.as_str(), ended.http_status, ended.status, billed);
+    assert_eq!(said, ("insufficient_quota", "insufficient_quota", 429, EndedStatus::Failed, 0));
     bench.embedder.script.lock().unwrap().push_back(EmbedError::Refused { status: 401, line: Some(line("failed")) });
     let prompt = bench.built(&record).await;
     let ended = prompt.ended.unwrap();
