@@ -107,7 +107,8 @@ mod tests {
         let directory = Directory::from_config(&Config::default()).expect("valid");
         let codec = Codec::detached().expect("no registry is asked");
         let request_id = RequestId::fresh("acme").into_string();
-        let value = codec.encode(&Cancellation { tenant: "acme".to_owned(), request_id, cancelled_at: 1 }).expect("fits");
+        let value =
+            codec.encode(&Cancellation { tenant: "acme".to_owned(), request_id, cancelled_at: 1 }).expect("fits");
         let signature = Signature::sign("acme/new", &key_digest("mr_new"), &value);
         let reader = Reader {
             directory: directory.clone(),

@@ -145,11 +145,7 @@ pub fn start(
 
 /// Tells who waits what a record says, if it is for this replica. Returns the outcome that it says, and of which
 /// request.
-pub(crate) fn answer<'a>(
-    message: &'a impl Message,
-    replica: &str,
-    waiters: &Waiters,
-) -> Option<(&'a str, &'a [u8])> {
+pub(crate) fn answer<'a>(message: &'a impl Message, replica: &str, waiters: &Waiters) -> Option<(&'a str, &'a [u8])> {
     let headers = message.headers()?;
     let header = |name: &str| headers.iter().find(|h| h.key == name).and_then(|h| h.value);
     if header("replica") != Some(replica.as_bytes()) {

@@ -204,12 +204,7 @@ impl Limiter {
     ///
     /// # Errors
     /// As [`take`](Self::take).
-    pub fn take_of_day(
-        &self,
-        limits: &[(String, UsageLimits)],
-        tokens: u64,
-        now: i64,
-    ) -> Result<Reserved, Exceeded> {
+    pub fn take_of_day(&self, limits: &[(String, UsageLimits)], tokens: u64, now: i64) -> Result<Reserved, Exceeded> {
         self.take_all(limits, Need::OfDay(tokens), now).map(|(reserved, _)| reserved)
     }
 

@@ -56,7 +56,8 @@ impl Run {
 
 fn may_be_limited(ingress: &Ingress, principal: &Principal) -> bool {
     let user = principal.user.as_deref().unwrap_or(DEFAULT_USER);
-    let of_asker = ingress.directory().limits(principal, user).into_iter().any(|(_, limits)| limits.tokens_per_day.is_some());
+    let of_asker =
+        ingress.directory().limits(principal, user).into_iter().any(|(_, limits)| limits.tokens_per_day.is_some());
     let settings = ingress.settings.now();
     of_asker || settings.admission.models().values().any(|model| model.limits.tokens_per_day.is_some())
 }

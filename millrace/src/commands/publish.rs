@@ -85,9 +85,10 @@ fn proof(args: &PublishArgs, token: Option<String>) -> anyhow::Result<Proof> {
     if args.topic.is_some() {
         return Ok(Proof::Topic);
     }
-    let in_file = args.token_file.as_deref().map(|path| {
-        std::fs::read_to_string(path).with_context(|| format!("{} can not be read", path.display()))
-    });
+    let in_file = args
+        .token_file
+        .as_deref()
+        .map(|path| std::fs::read_to_string(path).with_context(|| format!("{} can not be read", path.display())));
     let (token, whence) = match (in_file.transpose()?, token) {
         (Some(token), _) => (Some(token), "the file of --token-file"),
         (None, token) => (token, TOKEN),
@@ -171,7 +172,7 @@ mod tests {
         };
         let (good, bad) = (file("good", &format!("{JWT}\n")), file("bad", "mr_key"));
         let check = |args: &[&str], token: Option<&str>, expected: &str| {
-            let all = [&["millrace", "publish", "--file", "-"], args].concat();
+            let all = [&["millrace", "publish", "--file", "-"][..], args].concat();
             let Command::Publish(mut args) = Cli::parse_from(all).command else { panic!("another command") };
             // What the machine has in its environment is not meant.
             args.key = args.key.filter(|key| key == "mr_key");
