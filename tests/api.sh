@@ -48,9 +48,9 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403",
 include-path = ["/v1/responses/{id}", "/v1/requests/{id}"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "422", "429", "499", "5xx"]
 
-# Which models, plans and users there are, and that 1.0 is no integer, neither.
+# Which models, plans, users and hosts there are, and that 1.0 is no integer, neither.
 [[operations]]
-include-path = ["/admin/v1/plans/{plan}", "/admin/v1/tenants/{tenant}", "/admin/v1/tenants/{tenant}/users/{user}", "/admin/v1/tenants/{tenant}/keys", "/admin/v1/tenants/{tenant}/keys/{key_id}", "/admin/v1/tenants/{tenant}/keys/{key_id}/rotate"]
+include-path = ["/admin/v1/plans/{plan}", "/admin/v1/tenants/{tenant}", "/admin/v1/tenants/{tenant}/users/{user}", "/admin/v1/tenants/{tenant}/keys", "/admin/v1/tenants/{tenant}/keys/{key_id}", "/admin/v1/tenants/{tenant}/keys/{key_id}/rotate", "/admin/v1/tenants/{tenant}/webhooks", "/admin/v1/tenants/{tenant}/webhooks/{webhook_id}", "/admin/v1/tenants/{tenant}/webhooks/{webhook_id}/rotate"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "412", "429", "5xx"]
 
 # A user that the tenant has.

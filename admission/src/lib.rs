@@ -41,7 +41,8 @@ pub use batch::{BatchLine, MAX_BATCH_BYTES, MAX_BATCH_LINES, batch_operation, co
 pub use body::EditableBody;
 pub use directory::{
     DEFAULT_USER, Directory, DirectoryError, Entry, EntryName, KeyEntry, KeyRefusal, LINGERS, PlanEntry, PreviousKey,
-    Principal, Refusal, SPREADS_WITHIN, SYSTEM_TENANT, TenantEntry, UserEntry, configured,
+    PreviousOrigin, Principal, Refusal, SPREADS_WITHIN, SYSTEM_TENANT, SecretOrigin, TenantEntry, UserEntry,
+    WebhookEntry, configured,
 };
 pub use document::is_document_id;
 pub use meta::{Arrival, Rejected};

@@ -49,7 +49,12 @@ pub use crate::settled::Settled;
 pub use crate::stores::{StorageConfig, VectorsConfig};
 pub use crate::tenants::{KeyConfig, PlanConfig, TenantConfig, TopicBinding, UsageLimits, UserConfig, hash_key};
 pub use crate::timestamp::Timestamp;
-pub use crate::webhooks::{WEBHOOK_EVENTS, WebhookConfig, WebhooksConfig};
+pub use crate::webhooks::{
+    MAX_WEBHOOK_ID, MAX_WEBHOOKS, WEBHOOK_EVENTS, WebhookConfig, WebhooksConfig, check_webhook_url, is_webhook_id,
+};
+
+/// The section of the secrets of the tenants' endpoints, for [`Config::load_withholding`].
+pub const OF_ENDPOINTS: &str = "tenants.*.webhooks";
 
 /// Everything a Millrace process can be told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -118,7 +123,8 @@ impl Config {
 
     /// [`load`](Self::load) for a process that must not hold some secrets: an optional secret in
     /// one of the `withheld` sections (such as `providers`) is not looked up and becomes None, so
-    /// that one file serves the services that pay and those that do not.
+    /// that one file serves the services that pay and those that do not. `webhooks` stands for the secrets of the
+    /// tenants' endpoints, too, and [`OF_ENDPOINTS`] for these alone.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -135,7 +141,7 @@ impl Config {
         config.hash_keys();
         config.forget_what_needs(withheld);
         config.validate()?;
-        if !withheld.contains(&"webhooks") && !withheld.contains(&"tenants") {
+        if !["webhooks", "tenants", OF_ENDPOINTS].iter().any(|section| withheld.contains(section)) {
             webhooks::require_secrets(&config)?;
         }
         Ok(config)

@@ -246,9 +246,13 @@ impl<'a> Reader<'a> {
     }
 
     fn is_withheld(&self) -> bool {
-        let is_withheld = |section: &String| self.context.withheld.contains(&section.as_str());
-        let of_a_tenant = self.path.first().is_some_and(|section| section == "tenants");
-        self.path.first().is_some_and(is_withheld) || (of_a_tenant && self.path.get(2).is_some_and(is_withheld))
+        let is_withheld = |section: &str| self.context.withheld.contains(&section);
+        match self.path.as_slice() {
+            [tenants, _, section, ..] if tenants == "tenants" && is_withheld(section) => true,
+            [tenants, _, section, ..] if tenants == "tenants" && is_withheld(&format!("tenants.*.{section}")) => true,
+            [section, ..] => is_withheld(section),
+            [] => false,
+        }
     }
 }
 

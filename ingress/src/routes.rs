@@ -106,6 +106,11 @@ pub const API: &[Route] = &[
         get(admin::show).patch(admin::patch).delete(admin::delete)
     }),
     Route::of("/admin/v1/tenants/{tenant}/keys/{key_id}/rotate", || post(admin::rotate)),
+    Route::of("/admin/v1/tenants/{tenant}/webhooks", || get(admin::list).post(admin::new_webhook)),
+    Route::of("/admin/v1/tenants/{tenant}/webhooks/{webhook_id}", || {
+        get(admin::show).patch(admin::patch).delete(admin::delete)
+    }),
+    Route::of("/admin/v1/tenants/{tenant}/webhooks/{webhook_id}/rotate", || post(admin::rotate)),
 ];
 
 /// All routes of the front door; scripts of pages from `origins` may call them.

@@ -11,7 +11,7 @@ use millrace_schemas::Codec;
 use millrace_settings::Current;
 use millrace_stage::Producer;
 use millrace_storage::Storage;
-use millrace_tenants::Tenants;
+use millrace_tenants::{SecretKeys, Tenants};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +68,10 @@ pub struct Ingress {
     pub(crate) batch_in_flight: usize,
     /// The longest time that a batch may be given, seconds.
     pub(crate) longest_window: i64,
+    /// What secrets of endpoints are derived from.
+    pub(crate) secret_keys: SecretKeys,
+    /// Whether events may go to private networks.
+    pub(crate) private_webhooks: bool,
     admin_key: Option<String>,
 }
 
@@ -205,6 +209,8 @@ pub async fn run(
         budgets,
         batch_in_flight: config.ingress.batch_in_flight,
         longest_window: i64::try_from(config.limits.max_deadline_ms / 1_000).unwrap_or(i64::MAX),
+        secret_keys: SecretKeys::new(&config.webhooks.secret_keys),
+        private_webhooks: config.webhooks.allow_private,
     });
     tokio::spawn(ready::watch(Arc::clone(&ingress), ready, shutdown.clone()));
     let batches = tokio::spawn(worker::work(Arc::clone(&ingress), shutdown.clone()));

@@ -161,8 +161,8 @@ impl Wiring {
                 run_stage(millrace_result_sink::spec(lane), env, producer, stage).await
             }
             Service::Webhooks => {
-                millrace_webhooks::run(config, lane, env, producer, self.storage()?, self.metrics.webhooks.clone())
-                    .await
+                let parts = (self.storage()?, self.tenants()?);
+                millrace_webhooks::run(config, lane, env, producer, parts, self.metrics.webhooks.clone()).await
             }
             Service::CostLedger => {
                 let store = Arc::clone(&self.storage()?.ledger);

@@ -343,6 +343,9 @@ fn bootstrap(dir: &Path, config: &mut Config) -> anyhow::Result<NewKeys> {
     if new_keys.admin.is_some() || new_keys.tenant.is_some() {
         write_private(&path, &serde_json::to_string_pretty(&keys)?)?;
     }
+    if config.webhooks.secret_keys.is_empty() {
+        config.webhooks.secret_keys = vec![secret_key(dir)?];
+    }
     config.ingress.admin_key_sha256 = keys.admin_sha256.filter(|_| set_admin.is_none());
     config.ingress.admin_key = set_admin.map(Secret::new);
     let key = KeyConfig { id: KEY_ID.to_owned(), sha256: Some(keys.tenant_sha256), ..KeyConfig::default() };
@@ -354,6 +357,16 @@ fn bootstrap(dir: &Path, config: &mut Config) -> anyhow::Result<NewKeys> {
     tenant.keys.retain(|k| k.id != KEY_ID);
     tenant.keys.push(key);
     Ok(new_keys)
+}
+
+/// What the secrets of webhook endpoints are derived from: made once, and never shown.
+fn secret_key(dir: &Path) -> anyhow::Result<Secret> {
+    let path = dir.join("webhooks.key");
+    if !path.is_file() {
+        write_private(&path, &random_key("mrw_"))?;
+    }
+    let key = std::fs::read_to_string(&path).with_context(|| format!("{} can not be read", path.display()))?;
+    Ok(Secret::new(key))
 }
 
 fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {

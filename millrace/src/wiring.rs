@@ -251,8 +251,9 @@ fn knows_tenants(service: Service) -> bool {
         | Service::InferenceRouter
         | Service::Indexer
         | Service::ResultSink
+        | Service::Webhooks
         | Service::CostLedger => true,
-        Service::Moderator | Service::Webhooks | Service::SimulatedProvider => false,
+        Service::Moderator | Service::SimulatedProvider => false,
     }
 }
 

@@ -24,7 +24,7 @@ pub const FACTS: &str = "facts";
 pub const DOCUMENTS: &str = "documents";
 /// Requests that their clients took back.
 pub const CANCELLATIONS: &str = "cancellations";
-/// Plans, tenants, users and keys that were made while Millrace runs.
+/// Plans, tenants, users, keys and webhook endpoints that were made while Millrace runs.
 pub const TENANTS: &str = "tenants";
 /// Every administrative action.
 pub const AUDIT: &str = "audit";

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use millrace_admission::{Directory, DirectoryError, Entry, EntryName, configured};
+use millrace_admission::{Directory, DirectoryError, Entry, EntryName, WebhookEntry, configured};
 use millrace_config::Config;
 use millrace_schemas::DirectoryEntry;
 use serde_json::{Map, Value};
@@ -11,6 +11,9 @@ use tokio::sync::watch;
 
 /// So many changes are remembered for those who wait for theirs.
 const REMEMBERED: usize = 1_000;
+
+/// The member of an entry that is kept so that everybody knows that it is there no more.
+pub(crate) const DELETED_AT: &str = "deleted_at";
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +31,11 @@ impl Known {
     #[must_use]
     pub fn is_configured(&self) -> bool {
         self.changed_at.is_none()
+    }
+
+    /// Whether it is only known that it was there.
+    fn is_deleted(&self) -> bool {
+        self.body.contains_key(DELETED_AT)
     }
 }
 
@@ -54,6 +62,18 @@ pub struct Tenants {
     /// The latest changes, the newest last.
     changes: Arc<watch::Sender<VecDeque<String>>>,
     caught_up: Arc<watch::Sender<bool>>,
+    webhooks_changed: Arc<watch::Sender<()>>,
+}
+
+/// An endpoint that was made while Millrace runs, or deleted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Webhook {
+    /// Whose it is.
+    pub tenant: String,
+    /// Its id.
+    pub id: String,
+    /// What is known of it.
+    pub entry: WebhookEntry,
 }
 
 impl Tenants {
@@ -62,7 +82,13 @@ impl Tenants {
     pub fn new(config: &Config, directory: Directory) -> Self {
         let mut slots = Slots::new();
         configure(&mut slots, config);
-        Self { directory, entries: Arc::new(RwLock::new(slots)), changes: Arc::default(), caught_up: Arc::default() }
+        Self {
+            directory,
+            entries: Arc::new(RwLock::new(slots)),
+            changes: Arc::default(),
+            caught_up: Arc::default(),
+            webhooks_changed: Arc::default(),
+        }
     }
 
     /// Who there is, for those who only ask.
@@ -74,7 +100,7 @@ impl Tenants {
     /// One entry.
     #[must_use]
     pub fn get(&self, name: &EntryName) -> Option<Known> {
-        self.read().get(name)?.known().cloned()
+        self.read().get(name)?.known().filter(|known| !known.is_deleted()).cloned()
     }
 
     /// The entries from `first` on that are of the same kind and tenant, in the order of their ids.
@@ -84,13 +110,39 @@ impl Tenants {
             name.kind() == first.kind()
                 && match name {
                     EntryName::Plan(_) | EntryName::Tenant(_) => true,
-                    EntryName::User(..) | EntryName::Key(..) => name.tenant() == first.tenant(),
+                    EntryName::User(..) | EntryName::Key(..) | EntryName::Webhook(..) => {
+                        name.tenant() == first.tenant()
+                    }
                 }
         };
         let entries = self.read();
         let from_first = entries.range(first.clone()..).take_while(|(name, _)| alike(name));
-        let known = from_first.filter_map(|(name, slot)| Some((name.clone(), slot.known()?.clone())));
-        known.take(most).collect()
+        let known = from_first.filter_map(|(name, slot)| Some((name, slot.known()?)));
+        let there = known.filter(|(_, known)| !known.is_deleted());
+        there.map(|(name, known)| (name.clone(), known.clone())).take(most).collect()
+    }
+
+    /// The endpoints that the topic tells of and the configuration does not, those that were deleted included.
+    #[must_use]
+    pub fn told_webhooks(&self) -> Vec<Webhook> {
+        let entries = self.read();
+        let webhooks = entries.range(EntryName::Webhook(String::new(), String::new())..);
+        webhooks
+            .filter_map(|(name, slot)| webhook(name, slot.known().filter(|known| !known.is_configured())?))
+            .collect()
+    }
+
+    /// Every endpoint that a tenant has, wherever it is from.
+    #[must_use]
+    pub fn webhooks_of(&self, tenant: &str) -> Vec<Webhook> {
+        let first = EntryName::Webhook(tenant.to_owned(), String::new());
+        self.list(&first, usize::MAX).iter().filter_map(|(name, known)| webhook(name, known)).collect()
+    }
+
+    /// Sees a change whenever [`told_webhooks`](Self::told_webhooks) may say something else.
+    #[must_use]
+    pub fn webhook_changes(&self) -> watch::Receiver<()> {
+        self.webhooks_changed.subscribe()
     }
 
     /// Waits until everything that was there at the start is known.
@@ -147,6 +199,8 @@ impl Tenants {
             tracing::error!(%name, "what the topic says of an entry can not be used");
         }
         configure(&mut slots, config);
+        drop(slots);
+        self.webhooks_changed.send_replace(());
         Ok(())
     }
 
@@ -161,6 +215,10 @@ impl Tenants {
         slot.told = known;
         if slot.known().is_none() {
             slots.remove(&name);
+        }
+        drop(slots);
+        if let EntryName::Webhook(..) = name {
+            self.webhooks_changed.send_replace(());
         }
         Ok(is_taken_up)
     }
@@ -187,6 +245,13 @@ fn configure(slots: &mut Slots, config: &Config) {
     slots.retain(|_, slot| slot.known().is_some());
 }
 
+fn webhook(name: &EntryName, known: &Known) -> Option<Webhook> {
+    let EntryName::Webhook(tenant, id) = name else { return None };
+    // It was read as one when it was taken up.
+    let entry = serde_json::from_value(Value::Object(known.body.clone())).ok()?;
+    Some(Webhook { tenant: tenant.clone(), id: id.clone(), entry })
+}
+
 fn told(name: &EntryName, body: &str, record: &DirectoryEntry) -> Result<(Entry, Known), String> {
     let entry = Entry::read(name, body).map_err(|error| error.to_string())?;
     let body = serde_json::from_str(body).map_err(|error| error.to_string())?;
@@ -196,7 +261,7 @@ fn told(name: &EntryName, body: &str, record: &DirectoryEntry) -> Result<(Entry,
 
 #[cfg(test)]
 mod tests {
-    use millrace_config::{KeyConfig, TenantConfig, hash_key};
+    use millrace_config::{KeyConfig, TenantConfig, WebhookConfig, hash_key};
 
     use super::*;
 
@@ -265,6 +330,37 @@ mod tests {
         assert_eq!(ids(user(""), 1), ["a"]);
         assert_eq!(ids(EntryName::Key("acme".to_owned(), String::new()), 9), ["k", "z"]);
         assert_eq!(ids(EntryName::Plan(String::new()), 9), ["p"]);
+    }
+
+    #[test]
+    fn endpoints_are_told_of_until_they_are_deleted_and_that_they_are_is_not_forgotten() {
+        let mut config = Config::default();
+        let webhook = |id: &str| WebhookConfig { id: id.to_owned(), url: "https://c".to_owned(), ..Default::default() };
+        let tenant = TenantConfig { webhooks: vec![webhook("fixed")], ..TenantConfig::default() };
+        config.tenants.insert("acme".to_owned(), tenant);
+        let tenants = Tenants::new(&config, Directory::from_config(&config).expect("valid"));
+        let mut changes = tenants.webhook_changes();
+        for id in ["acme/made", "acme/fixed", "new/own"] {
+            tenants.take(record(
+                &format!("webhook/{id}"),
+                Some(r#"{"url":"https://t","events":["batch.failed"]}"#),
+                id,
+            ));
+        }
+        assert!(changes.has_changed().expect("there"));
+        changes.mark_unchanged();
+        let ids = |webhooks: Vec<Webhook>| webhooks.into_iter().map(|webhook| webhook.id).collect::<Vec<_>>();
+        assert_eq!(ids(tenants.told_webhooks()), ["made", "own"]);
+        assert_eq!(ids(tenants.webhooks_of("acme")), ["fixed", "made"]);
+        assert!(tenants.webhooks_of("acme").iter().all(|webhook| webhook.entry.wants("batch.failed")));
+        let fixed = EntryName::Webhook("acme".to_owned(), "fixed".to_owned());
+        assert_eq!(tenants.get(&fixed).expect("configured").body["url"], "https://c");
+
+        tenants.take(record("webhook/acme/made", Some(r#"{"deleted_at":"2030-01-31T12:00:00Z"}"#), "4"));
+        assert!(changes.has_changed().expect("there"));
+        assert_eq!(tenants.get(&EntryName::Webhook("acme".to_owned(), "made".to_owned())), None);
+        assert_eq!(ids(tenants.webhooks_of("acme")), ["fixed"]);
+        assert!(tenants.told_webhooks()[0].entry.deleted_at.is_some());
     }
 
     #[test]

@@ -1,15 +1,22 @@
 //! The next body of an entry: what somebody asks for, checked and put together with what was there. Pure,
 //! but for the bits of a new key.
 
-use millrace_admission::{EntryName, nearest};
-use millrace_config::{BudgetConfig, MAX_ID, MAX_TOPIC, Timestamp, hash_key, is_id, is_topic_name};
+use millrace_admission::{EntryName, PreviousOrigin, SecretOrigin, nearest};
+use millrace_config::{
+    BudgetConfig, MAX_ID, MAX_TOPIC, MAX_WEBHOOK_ID, Timestamp, WEBHOOK_EVENTS, check_webhook_url, hash_key, is_id,
+    is_topic_name, is_webhook_id,
+};
 use serde_json::{Map, Value, json};
+
+use crate::catalogue::DELETED_AT;
 
 /// A JSON object.
 pub type Body = Map<String, Value>;
 
-/// Members of keys that nobody may see: they sign records.
-const SECRET: [&str; 2] = ["sha256", "previous"];
+/// Members that nobody may see: those of keys sign records. What secrets of endpoints are derived from is nobody's
+/// business either.
+const SECRET: [&str; 3] = ["sha256", "previous", DERIVED_FROM];
+const DERIVED_FROM: &str = "derived_from";
 /// So much of a key is shown.
 const BEGINNING: usize = 9;
 /// More than this, and a number is a mistake.
@@ -25,6 +32,8 @@ pub trait World {
     fn currency(&self) -> String;
     /// Whether there is such an entry.
     fn has_entry(&self, name: &EntryName) -> bool;
+    /// Whether events may go to private networks, and over plain HTTP.
+    fn allows_private_webhooks(&self) -> bool;
 }
 
 /// What is wrong with what was asked for.
@@ -55,6 +64,8 @@ enum Shape {
     User,
     Limits,
     Budget,
+    Url,
+    Events,
 }
 
 const LIMITS: [&str; 6] = [
@@ -93,6 +104,7 @@ fn members(name: &EntryName) -> &'static [(&'static str, Shape)] {
             ("limits", Shape::Limits),
             ("budget", Shape::Budget),
         ],
+        EntryName::Webhook(..) => &[("url", Shape::Url), ("events", Shape::Events)],
     }
 }
 
@@ -101,10 +113,16 @@ fn members(name: &EntryName) -> &'static [(&'static str, Shape)] {
 /// # Errors
 /// [`Invalid`].
 pub fn check_id(name: &EntryName) -> Result<(), Invalid> {
-    if is_id(name.id()) {
+    let (is_one, most) = match name {
+        EntryName::Webhook(_, id) => (is_webhook_id(id), MAX_WEBHOOK_ID),
+        EntryName::Plan(id) | EntryName::Tenant(id) | EntryName::User(_, id) | EntryName::Key(_, id) => {
+            (is_id(id), MAX_ID)
+        }
+    };
+    if is_one {
         return Ok(());
     }
-    let message = format!("The id is none: use 1 to {MAX_ID} letters, digits, dots, underscores and hyphens.");
+    let message = format!("The id is none: use 1 to {most} letters, digits, dots, underscores and hyphens.");
     invalid("id", message)
 }
 
@@ -129,6 +147,9 @@ pub fn merged(name: &EntryName, before: Option<&Body>, patch: Body, world: &impl
     }
     let mut body = before.cloned().unwrap_or_default();
     merge(&mut body, patch);
+    if matches!(name, EntryName::Webhook(..)) && !body.contains_key("url") {
+        return invalid("url", "Give the endpoint a 'url', which events are posted to.");
+    }
     Ok(body)
 }
 
@@ -205,6 +226,15 @@ fn check(name: &EntryName, member: &str, shape: Shape, value: &Value, world: &im
             let tenant = name.tenant().unwrap_or_default().to_owned();
             world.has_entry(&EntryName::User(tenant, user.to_owned()))
         }),
+        Shape::Url => {
+            let Some(url) = value.as_str() else { return invalid(member, format!("'{member}' must be a URL.")) };
+            check_webhook_url(url, world.allows_private_webhooks())
+                .or_else(|reason| invalid(member, format!("'{member}' {reason}.")))
+        }
+        Shape::Events => each(member, value, |event| {
+            let known = || format!("There is no event '{}': use {}.", shortened(event), WEBHOOK_EVENTS.join(", "));
+            if WEBHOOK_EVENTS.contains(&event) { Ok(()) } else { Err(known()) }
+        }),
         Shape::Limits => limits(member, value),
         Shape::Budget => budget(member, value, &world.currency()),
     }
@@ -222,11 +252,14 @@ fn refers(member: &str, value: &Value, what: &str, exists: impl Fn(&str) -> bool
     match value.as_str() {
         Some(name) if exists(name) => Ok(()),
         Some(name) => {
-            let name: String = name.chars().take(100).collect();
-            invalid(member, format!("There is no {what} '{name}': make it first, or name another."))
+            invalid(member, format!("There is no {what} '{}': make it first, or name another.", shortened(name)))
         }
         None => invalid(member, format!("'{member}' must be the name of a {what}.")),
     }
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(100).collect()
 }
 
 fn budget(member: &str, value: &Value, currency: &str) -> Result<(), Invalid> {
@@ -288,12 +321,31 @@ pub fn rotated(before: &Body, until: Timestamp) -> (Body, String) {
     (body, key)
 }
 
+/// A new endpoint's body with what its secret is derived from.
+#[must_use]
+pub fn derived(mut body: Body, from: &SecretOrigin) -> Body {
+    body.insert(DERIVED_FROM.to_owned(), json!(from));
+    body
+}
+
+/// The body of an endpoint whose secret another one takes the place of; both sign until `until`.
+#[must_use]
+pub fn derived_anew(before: &Body, from: &SecretOrigin, until: Timestamp) -> Body {
+    let old = before.get(DERIVED_FROM).and_then(|old| serde_json::from_value(old.clone()).ok());
+    let mut body = derived(before.clone(), from);
+    let previous = PreviousOrigin { derived_from: old.unwrap_or_default(), until: Some(until) };
+    body.insert("previous".to_owned(), json!(previous));
+    body
+}
+
 /// The body of an entry from which on, or on whose behalf, nothing is accepted any more.
 #[must_use]
 pub fn ended(name: &EntryName, before: &Body, at: Timestamp) -> Option<Body> {
     let member = match name {
         EntryName::Key(..) => "revoked_at",
         EntryName::Tenant(_) => "closed_at",
+        // Nothing of it is left but that it is gone: deliveries to it end then, wherever they wait.
+        EntryName::Webhook(..) => return Some(Body::from_iter([(DELETED_AT.to_owned(), json!(at))])),
         EntryName::Plan(_) | EntryName::User(..) => return None,
     };
     let mut body = before.clone();
@@ -311,6 +363,9 @@ pub fn shown(body: &Body) -> Body {
     if let Some(until) = until {
         shown.insert("previous_until".to_owned(), until);
     }
+    if let Some(key) = body.get(DERIVED_FROM).and_then(|from| from.get("key")) {
+        shown.insert("secret_key_id".to_owned(), key.clone());
+    }
     shown
 }
 
@@ -324,120 +379,5 @@ fn is_nothing(value: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Here;
-
-    impl World for Here {
-        fn has_model(&self, name: &str) -> bool {
-            name == "m"
-        }
-
-        fn has_rule_set(&self, name: &str) -> bool {
-            name == "strict"
-        }
-
-        fn currency(&self) -> String {
-            "USD".to_owned()
-        }
-
-        fn has_entry(&self, name: &EntryName) -> bool {
-            ["plan/gold", "user/acme/web"].contains(&name.to_string().as_str())
-        }
-    }
-
-    fn body(value: Value) -> Body {
-        value.as_object().expect("an object").clone()
-    }
-
-    fn check(name: &str, patch: Value, expected: &str) {
-        let name = name.parse().expect("a name");
-        match merged(&name, None, body(patch.clone()), &Here) {
-            Ok(made) => assert_eq!((expected, made), ("", body(patch))),
-            Err(invalid) => {
-                let text = format!("{}: {}", invalid.param.unwrap_or_default(), invalid.message);
-                assert!(!expected.is_empty() && text.contains(expected), "{patch}: {text}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_asked_for_is_checked_member_by_member() {
-        check("tenant/acme", json!({"name": "Acme", "models": ["m"], "moderation": "strict", "plan": "gold"}), "");
-        check("tenant/acme", json!({"limits": {"requests_per_minute": 60}, "reply_topics": ["acme.out"]}), "");
-        check("key/acme/k", json!({"user": "web", "lanes": ["batch"], "expires_at": "2030-01-31T12:00:00Z"}), "");
-        check("user/acme/u", json!({"service": true}), "");
-        check("tenant/acme", json!({"modles": []}), "modles: There is no member 'modles': did you mean 'models'?");
-        check("tenant/acme", json!({"closed_at": 1}), "There is no member 'closed_at': use 'name'");
-        check("tenant/acme", json!({"models": ["n"]}), "no model 'n'");
-        check("tenant/acme", json!({"models": "m"}), "array");
-        check("tenant/acme", json!({"moderation": "lax"}), "no rule set 'lax'");
-        check("tenant/acme", json!({"plan": 7}), "name of a plan");
-        check("tenant/acme", json!({"reply_topics": ["a b"]}), "topic's name");
-        check(
-            "tenant/acme",
-            json!({"limits": {"request_per_minute": 1}}),
-            "did you mean 'limits.requests_per_minute'?",
-        );
-        check("tenant/acme", json!({"limits": {"requests_per_minute": -1}}), "limits.requests_per_minute: ");
-        check("tenant/acme", json!({"limits": {"output_tokens": 1_u64 << 40}}), "to 4294967295");
-        check("key/acme/k", json!({"user": "nobody"}), "no user of this tenant 'nobody'");
-        check("key/rival/k", json!({"user": "web"}), "no user of this tenant 'web'");
-        check("key/acme/k", json!({"sha256": "00"}), "There is no member 'sha256'");
-        check("key/acme/k", json!({"lanes": ["fast"]}), "The lanes are");
-        check("key/acme/k", json!({"expires_at": "soon"}), "RFC 3339");
-        check("key/acme/k", json!({"expires_at": -1}), "RFC 3339");
-        check("user/acme/u", json!({"service": "yes"}), "true or false");
-        check("user/acme/u", json!({"budget": {"amount": "25.00", "currency": "USD", "period": "day"}}), "");
-        check("user/acme/u", json!({"budget": {"amount": 25}}), "budget: 'budget' must be {amount");
-        check("user/acme/u", json!({"budget": {"amount": "25,00", "currency": "USD"}}), "budget.amount: ");
-        check("user/acme/u", json!({"budget": {"amount": "25", "currency": "EUR"}}), "must be USD");
-        check("user/acme/u", json!({"budget": {"amount": "25", "perid": "day"}}), "did you mean 'budget.period'?");
-    }
-
-    #[test]
-    fn a_patch_changes_what_it_names_and_keeps_what_nobody_here_knows() {
-        let name = EntryName::Tenant("acme".to_owned());
-        let before = body(json!({"name": "A", "limits": {"requests_per_minute": 1, "tokens_per_day": 2}, "next": [1]}));
-        let patch = body(json!({"name": null, "limits": {"requests_per_minute": null, "tokens_per_minute": 3}}));
-        let after = merged(&name, Some(&before), patch, &Here).expect("valid");
-        let closed = body(json!({"closed_at": "2030-01-31T12:00:00Z"}));
-        let opened = merged(&name, Some(&closed), body(json!({"closed_at": null})), &Here).expect("valid");
-        assert!(opened.is_empty());
-        assert_eq!(after, body(json!({"limits": {"tokens_per_day": 2, "tokens_per_minute": 3}, "next": [1]})));
-    }
-
-    #[test]
-    fn a_key_is_shown_once_and_what_signs_never() {
-        let (first, key) = with_new_key(body(json!({"user": "web"})));
-        assert_eq!(first["sha256"], hash_key(&key));
-        let (second, new) = rotated(&first, Timestamp::from_millis(5_000));
-        assert_ne!(key, new);
-        assert_eq!(second["previous"]["sha256"], hash_key(&key));
-        let shown = serde_json::to_string(&shown(&second)).expect("JSON");
-        assert!(
-            !shown.contains(&hash_key(&key)) && !shown.contains(&hash_key(&new)) && !shown.contains(&new),
-            "{shown}"
-        );
-        assert!(shown.contains(&new[..BEGINNING]) && shown.contains("previous_until"), "{shown}");
-    }
-
-    #[test]
-    fn ends_stay_where_they_were() {
-        let name = EntryName::Key("acme".to_owned(), "k".to_owned());
-        let first = ended(&name, &Body::new(), Timestamp::from_millis(1_000)).expect("a key");
-        let again = ended(&name, &first, Timestamp::from_millis(9_000)).expect("a key");
-        assert_eq!((&first, first["revoked_at"].as_str()), (&again, Some("1970-01-01T00:00:01Z")));
-        assert_eq!(ended(&EntryName::Plan("p".to_owned()), &Body::new(), Timestamp::from_millis(0)), None);
-    }
-
-    #[test]
-    fn ids_are_plain() {
-        for (id, is_plain) in
-            [("acme-1.a_B", true), ("", false), ("a/b", false), ("a b", false), (&"x".repeat(101), false)]
-        {
-            assert_eq!(check_id(&EntryName::Plan(id.to_owned())).is_ok(), is_plain, "{id}");
-        }
-    }
-}
+#[path = "change_tests.rs"]
+mod tests;

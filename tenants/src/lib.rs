@@ -1,7 +1,8 @@
-//! Plans, tenants, users and keys that are made while Millrace runs.
+//! Plans, tenants, users, keys and webhook endpoints that are made while Millrace runs.
 //!
 //! ```text
 //! admin API ── change.rs ──> audit, tenants ── follow.rs ──> Directory ── ingress, builder, router, indexer
+//!                                                       └──> the service webhooks
 //! ```
 //!
 //! Every process that has to know who there is reads all of the compacted topic `tenants` and is ready when
@@ -10,6 +11,7 @@
 //!
 //! - [`Tenants`] is what is known, each entry as it was written.
 //! - [`change`] makes the next body of an entry from what somebody asks for; no I/O.
+//! - [`SecretKeys`] derives the secrets of endpoints, which are in no entry.
 //! - [`follow`] reads the topic.
 //!
 //! Invariant: a change is in `audit` before it is in `tenants`.
@@ -17,6 +19,8 @@
 mod catalogue;
 pub mod change;
 mod follow;
+mod secrets;
 
-pub use catalogue::{Known, Tenants};
+pub use catalogue::{Known, Tenants, Webhook};
 pub use follow::follow;
+pub use secrets::{SecretKeys, as_written};

@@ -20,6 +20,8 @@ pub struct Heard {
     pub error: Option<String>,
     /// Whether its address is not allowed, so that nothing was sent.
     pub blocked: bool,
+    /// Whether its endpoint was deleted, so that there is nobody to send it to.
+    pub deleted: bool,
     /// The beginning of the answer's body.
     pub excerpt: Option<String>,
     /// What the answer asked to wait.
@@ -43,6 +45,7 @@ impl Heard {
         match self.status {
             Some(_) if self.is_taken() => "delivered",
             Some(_) => "refused",
+            None if self.deleted => "deleted",
             None if self.blocked => "blocked",
             None => "unreachable",
         }
@@ -65,7 +68,7 @@ pub(crate) fn settle(delivery: &mut WebhookDelivery, heard: &Heard, at: i64, now
     let next = pauses::next(delivery.round_began, delivery.round_attempts, now, heard.retry_after, random);
     (delivery.status, delivery.finished_at) = match next {
         _ if heard.is_taken() => (DeliveryStatus::Delivered, Some(now)),
-        Some(at) if heard.status != Some(GONE) => {
+        Some(at) if heard.status != Some(GONE) && !heard.deleted => {
             delivery.next_at = at;
             (DeliveryStatus::Pending, None)
         }
@@ -114,6 +117,7 @@ mod tests {
         }
         check(&answered(410), DeliveryStatus::Failed);
         check(&Heard::unsent("no answer"), DeliveryStatus::Pending);
+        check(&Heard { deleted: true, ..Heard::unsent("deleted") }, DeliveryStatus::Failed);
     }
 
     #[test]

@@ -1,34 +1,30 @@
 //! Events of other services.
 
-use millrace_config::WebhookConfig;
 use millrace_schemas::{Lane, derived_uuid, now_micros};
 use millrace_storage::{DeliveryStatus, Due, INBOX, Storage, StorageError, WebhookDelivery, delivery_id};
 
 use crate::event::Event;
 
-/// Tells those of a tenant's endpoints that ask for events of this type; how many there are. The owner of
-/// `partition` of the lane's outcomes, which must exist, sends it within seconds. Doing it again changes
-/// nothing.
+/// Tells endpoints of a tenant, by their ids. The owner of `partition` of the lane's outcomes, which must exist,
+/// sends it within seconds. Doing it again changes nothing.
 ///
 /// # Errors
 /// [`StorageError`]; do it again.
 pub async fn enqueue(
     storage: &Storage,
     tenant: &str,
-    endpoints: &[WebhookConfig],
+    endpoints: impl IntoIterator<Item = String>,
     (lane, partition): (Lane, i32),
     event: &Event,
-) -> Result<usize, StorageError> {
-    let mut told = 0;
-    for endpoint in endpoints.iter().filter(|endpoint| endpoint.wants(&event.kind)) {
-        let delivery = new_delivery(tenant, &endpoint.id, (lane.as_str(), partition), event, now_micros());
+) -> Result<(), StorageError> {
+    for endpoint in endpoints {
+        let delivery = new_delivery(tenant, &endpoint, (lane.as_str(), partition), event, now_micros());
         if storage.webhooks.delivery(tenant, &delivery.id).await?.is_none() {
             storage.webhooks.put_delivery(&delivery).await?;
         }
         storage.webhook_schedule.put_due(lane.as_str(), partition, INBOX, &due(&delivery, false)).await?;
-        told += 1;
     }
-    Ok(told)
+    Ok(())
 }
 
 pub(crate) fn new_delivery(

@@ -90,7 +90,7 @@ impl Inner {
     /// Every endpoint of the outcome's tenant that asks for it has its delivery in the store.
     async fn take(&self, record: &Received) -> Result<Settled, StageError> {
         // Most outcomes are of tenants without endpoints, and need not be read.
-        if record.header("tenant").is_some_and(|tenant| self.sender.endpoints.of(tenant).is_empty()) {
+        if record.header("tenant").is_some_and(|tenant| !self.sender.endpoints.has_any(tenant)) {
             return Ok(Settled::Done);
         }
         let outcome = match self.codec.decode::<Outcome>(&record.value).await {
@@ -104,7 +104,7 @@ impl Inner {
         let shard = self.shards().get(&record.at.partition).map(Arc::clone);
         let shard = shard.ok_or_else(|| StageError::Fatal(format!("{} came before its partition", record.at)))?;
         let tenant = &outcome.meta.tenant;
-        for endpoint in self.sender.endpoints.of(tenant).iter().filter(|e| e.config.wants(&event.kind)) {
+        for endpoint in self.sender.endpoints.of(tenant).iter().filter(|endpoint| endpoint.wants(&event.kind)) {
             shard.create(tenant, &event, endpoint).await.map_err(stage_error)?;
         }
         Ok(Settled::Done)

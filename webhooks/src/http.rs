@@ -18,7 +18,7 @@ use url::{Host, Url};
 
 use crate::address::is_public;
 use crate::attempt::Heard;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Target};
 use crate::signature;
 
 const AGENT: &str = concat!("millrace-webhooks/", env!("CARGO_PKG_VERSION"));
@@ -61,9 +61,17 @@ impl Caller {
 
     /// Posts one event, signed with every key of the endpoint.
     pub async fn send(&self, endpoint: &Endpoint, id: &str, payload: &str) -> Heard {
-        let Some(url) = &endpoint.url else {
-            return Heard::unsent("the endpoint is not in the configuration any more");
+        let target = endpoint.target();
+        let address = match &*target {
+            Target::At(address) => address,
+            Target::Unknown => return Heard::unsent("the endpoint is not in the configuration any more"),
+            Target::Deleted => return Heard { deleted: true, ..Heard::unsent("the endpoint was deleted") },
         };
+        let url = &address.url;
+        let keys = address.keys(now_micros() / 1_000);
+        if keys.is_empty() {
+            return Heard::unsent("nothing can be signed: the key of its secret is not in webhooks.secret_keys");
+        }
         // An address in place of a name is not looked up by anybody.
         if let (false, Some(private)) = (self.allow_private, private_literal(url)) {
             return Heard { blocked: true, ..Heard::unsent(not_public(&private.to_string())) };
@@ -75,7 +83,7 @@ impl Caller {
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", signature::header(&endpoint.keys, id, timestamp, payload))
+            .header("webhook-signature", signature::header(&keys, id, timestamp, payload))
             .body(payload.to_owned())
             .build();
         let signed = match signed {

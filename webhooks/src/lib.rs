@@ -7,7 +7,8 @@
 //! attempt.rs     what an answer makes of a delivery: pure
 //! address.rs     which addresses are nobody's private ones
 //! http.rs        one attempt
-//! endpoint.rs    who is told, and how much of it at a time
+//! endpoint.rs    where the events of one endpoint go, and how many at a time
+//! endpoints.rs   all of them, those that are made while it runs included
 //! shard.rs       the deliveries of one partition: from the store to their endpoints and back
 //! turn.rs        one of them
 //! handler.rs     the driver's side: outcomes become deliveries
@@ -26,6 +27,7 @@
 mod address;
 mod attempt;
 mod endpoint;
+mod endpoints;
 mod enqueue;
 mod event;
 mod handler;
@@ -43,6 +45,7 @@ use millrace_config::Config;
 use millrace_schemas::{Lane, topics};
 use millrace_stage::{DriverError, DriverSpec, Producer, StageEnv, run_handler};
 use millrace_storage::Storage;
+use millrace_tenants::Tenants;
 
 pub use crate::attempt::Heard;
 pub use crate::endpoint::Endpoint;
@@ -71,7 +74,7 @@ pub fn spec(lane: Lane) -> DriverSpec {
     }
 }
 
-/// Sends the events of one lane until shutdown or failure.
+/// Sends the events of one lane until shutdown or failure. `tenants` has caught up.
 ///
 /// # Errors
 /// [`DriverError`]; the caller may start it again.
@@ -80,15 +83,19 @@ pub async fn run(
     lane: Lane,
     env: &StageEnv,
     producer: Producer,
-    storage: &Storage,
+    (storage, tenants): (&Storage, &Tenants),
     metrics: WebhookMetrics,
 ) -> Result<(), DriverError> {
     let caller = Caller::new(&config.webhooks).map_err(DriverError::Stage)?;
     let sender = Arc::new(Sender::new(config, lane, storage, caller, metrics));
+    // Before any outcome is read, or it would be told to nobody.
+    sender.endpoints.take_up(&tenants.told_webhooks());
+    let following = tokio::spawn(Arc::clone(&sender).follow(tenants.clone()));
     let housekeeping = tokio::spawn(Arc::clone(&sender).keep_house());
     let handler = handler::WebhooksHandler::new(Arc::clone(&sender), env.codec.clone(), producer, lane);
     let result = run_handler(spec(lane), env, handler).await;
     housekeeping.abort();
+    following.abort();
     sender.stop(Duration::from_millis(config.webhooks.timeout_ms) + LAST_WORDS).await;
     result
 }

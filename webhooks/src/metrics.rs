@@ -28,7 +28,10 @@ impl WebhookMetrics {
         let buckets = vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
         let metrics = Self {
             attempts: IntCounterVec::new(
-                Opts::new("millrace_webhook_attempts_total", "Attempts: delivered, refused, unreachable, blocked."),
+                Opts::new(
+                    "millrace_webhook_attempts_total",
+                    "Attempts: delivered, refused, unreachable, blocked, deleted.",
+                ),
                 &["result"],
             )?,
             deliveries: IntCounterVec::new(

@@ -11,12 +11,14 @@ use millrace_storage::{
     DeliveryStatus, Due, INBOX, Storage, StorageError, WEBHOOK_DAYS, WebhookDeliveries, WebhookDelivery,
     WebhookSchedule,
 };
+use millrace_tenants::Tenants;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attempt;
-use crate::endpoint::{Endpoint, Endpoints};
+use crate::endpoint::Endpoint;
+use crate::endpoints::Endpoints;
 use crate::enqueue::{due, new_delivery};
 use crate::event::Event;
 use crate::http::Caller;
@@ -38,6 +40,8 @@ const MARGIN: i64 = 5;
 const DEFER_MINUTES: u32 = 5;
 const BETWEEN_CLEANINGS: Duration = Duration::from_secs(3_600);
 const BETWEEN_REPORTS: Duration = Duration::from_secs(5);
+/// Changes of endpoints that come within so much time are taken up together.
+const TOGETHER: Duration = Duration::from_millis(200);
 const DAY_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
 /// What all shards of a lane in this process share.
@@ -66,6 +70,20 @@ impl Sender {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             shards: Mutex::default(),
+        }
+    }
+
+    /// Takes endpoints up as they are made, changed and deleted.
+    pub(crate) async fn follow(self: Arc<Self>, tenants: Tenants) {
+        let mut changes = tenants.webhook_changes();
+        loop {
+            changes.mark_unchanged();
+            self.endpoints.take_up(&tenants.told_webhooks());
+            // All of them are looked at: changes that come together are one.
+            tokio::time::sleep(TOGETHER).await;
+            if changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -203,7 +221,6 @@ impl Shard {
 
     async fn run(self: Arc<Self>, mut mark: i64) {
         let mut marked = tokio::time::Instant::now();
-        let look = if self.sender.endpoints.is_empty() { LOOK_WITHOUT_ENDPOINTS } else { LOOK };
         while !self.has_ended() {
             self.empty_inbox().await;
             while self.load_next().await {}
@@ -211,7 +228,13 @@ impl Shard {
                 marked = tokio::time::Instant::now();
                 mark = self.move_mark(mark).await;
             }
-            tokio::select! { () = tokio::time::sleep(look) => {}, () = self.ended() => {} }
+            let endpoints = &self.sender.endpoints;
+            let look = if endpoints.is_empty() { LOOK_WITHOUT_ENDPOINTS } else { LOOK };
+            tokio::select! {
+                () = tokio::time::sleep(look) => {}
+                () = endpoints.changed() => {}
+                () = self.ended() => {}
+            }
         }
     }
 
@@ -347,7 +370,7 @@ impl Shard {
         endpoint: &Arc<Endpoint>,
     ) -> Result<(), StorageError> {
         let now = now_micros();
-        let delivery = new_delivery(tenant, &endpoint.config.id, (self.sender.lane, self.number), event, now);
+        let delivery = new_delivery(tenant, &endpoint.id, (self.sender.lane, self.number), event, now);
         let due = due(&delivery, false);
         let Some(place) = endpoint.place() else {
             self.write_new(&delivery, &due, self.later()).await?;

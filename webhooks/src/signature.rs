@@ -7,7 +7,7 @@ use sha2::Sha256;
 
 /// The header `webhook-signature`: one signature for each key, separated by spaces. `timestamp` is in
 /// seconds since the epoch.
-pub(crate) fn header(keys: &[Vec<u8>], id: &str, timestamp: i64, payload: &str) -> String {
+pub(crate) fn header(keys: &[&[u8]], id: &str, timestamp: i64, payload: &str) -> String {
     keys.iter().map(|key| sign(key, id, timestamp, payload)).collect::<Vec<_>>().join(" ")
 }
 
@@ -29,8 +29,8 @@ mod tests {
         let (id, timestamp) = ("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330);
         let payload = r#"{"test": 2432232314}"#;
         let expected = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
-        assert_eq!(header(std::slice::from_ref(&key), id, timestamp, payload), expected);
-        let two = header(&[key, vec![7; 32]], id, timestamp, payload);
+        assert_eq!(header(&[&key], id, timestamp, payload), expected);
+        let two = header(&[&key, &[7; 32]], id, timestamp, payload);
         let (first, second) = two.split_once(' ').unwrap();
         assert_eq!(first, expected);
         assert!(second.starts_with("v1,") && second != expected);

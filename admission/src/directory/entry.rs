@@ -1,4 +1,4 @@
-//! What is known of plans, tenants, users and keys: by their names, as they are kept on the topic `tenants`.
+//! What is known of plans, tenants, users, keys and webhook endpoints: by their names, as they are kept on the topic `tenants`.
 //!
 //! A member that is not known here is kept and not looked at: it may be next month's.
 
@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use millrace_config::{BudgetConfig, Config, KeyConfig, PlanConfig, TenantConfig, Timestamp, UsageLimits, UserConfig};
+use millrace_config::{
+    BudgetConfig, Config, KeyConfig, PlanConfig, TenantConfig, Timestamp, UsageLimits, UserConfig, WebhookConfig,
+};
 use serde::{Deserialize, Serialize};
 
 /// The name of an entry: the key of its record, and its path in the administrative API.
@@ -20,6 +22,8 @@ pub enum EntryName {
     User(String, String),
     /// A key of a tenant.
     Key(String, String),
+    /// A webhook endpoint of a tenant.
+    Webhook(String, String),
 }
 
 impl EntryName {
@@ -28,7 +32,9 @@ impl EntryName {
     pub fn tenant(&self) -> Option<&str> {
         match self {
             Self::Plan(_) => None,
-            Self::Tenant(tenant) | Self::User(tenant, _) | Self::Key(tenant, _) => Some(tenant),
+            Self::Tenant(tenant) | Self::User(tenant, _) | Self::Key(tenant, _) | Self::Webhook(tenant, _) => {
+                Some(tenant)
+            }
         }
     }
 
@@ -36,7 +42,7 @@ impl EntryName {
     #[must_use]
     pub fn id(&self) -> &str {
         match self {
-            Self::Plan(id) | Self::Tenant(id) | Self::User(_, id) | Self::Key(_, id) => id,
+            Self::Plan(id) | Self::Tenant(id) | Self::User(_, id) | Self::Key(_, id) | Self::Webhook(_, id) => id,
         }
     }
 
@@ -48,6 +54,7 @@ impl EntryName {
             Self::Tenant(_) => "tenant",
             Self::User(..) => "user",
             Self::Key(..) => "key",
+            Self::Webhook(..) => "webhook",
         }
     }
 }
@@ -56,7 +63,9 @@ impl fmt::Display for EntryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Plan(id) | Self::Tenant(id) => write!(f, "{}/{id}", self.kind()),
-            Self::User(tenant, id) | Self::Key(tenant, id) => write!(f, "{}/{tenant}/{id}", self.kind()),
+            Self::User(tenant, id) | Self::Key(tenant, id) | Self::Webhook(tenant, id) => {
+                write!(f, "{}/{tenant}/{id}", self.kind())
+            }
         }
     }
 }
@@ -71,6 +80,7 @@ impl FromStr for EntryName {
             (Some("tenant"), Some(id), None) => Self::Tenant(id),
             (Some("user"), Some(tenant), Some(id)) => Self::User(tenant, id),
             (Some("key"), Some(tenant), Some(id)) => Self::Key(tenant, id),
+            (Some("webhook"), Some(tenant), Some(id)) => Self::Webhook(tenant, id),
             _ => return Err(format!("`{}` names no entry", text.chars().take(200).collect::<String>())),
         };
         Ok(name)
@@ -139,7 +149,7 @@ pub struct KeyEntry {
     pub begins: Option<String>,
     /// On whose account its requests go unless they name another.
     pub user: Option<String>,
-    /// Whether it may change its tenant's users and keys.
+    /// Whether it may change its tenant's users, keys and webhook endpoints.
     pub admin: bool,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
@@ -171,6 +181,50 @@ impl fmt::Debug for KeyEntry {
     }
 }
 
+/// A webhook endpoint. Its secret is in no entry, only what it is derived from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebhookEntry {
+    /// Where events are posted to.
+    pub url: String,
+    /// Empty: all types.
+    pub events: BTreeSet<String>,
+    /// None for an endpoint of the configuration, which has secrets of its own.
+    pub derived_from: Option<SecretOrigin>,
+    /// What the secret before was derived from, which signs for a while longer.
+    pub previous: Option<PreviousOrigin>,
+    /// Since when it is told nothing any more.
+    pub deleted_at: Option<Timestamp>,
+}
+
+impl WebhookEntry {
+    /// Whether it asks for events of this type.
+    #[must_use]
+    pub fn wants(&self, event: &str) -> bool {
+        self.events.is_empty() || self.events.contains(event)
+    }
+}
+
+/// What the secret of an endpoint is derived from, besides a key that only processes have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SecretOrigin {
+    /// Names the key.
+    pub key: String,
+    /// Random, so that no secret comes a second time.
+    pub salt: String,
+}
+
+/// What a secret was derived from that another one has taken the place of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PreviousOrigin {
+    /// What it was derived from.
+    pub derived_from: SecretOrigin,
+    /// From when on it signs nothing.
+    pub until: Option<Timestamp>,
+}
+
 /// What one entry says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -183,6 +237,8 @@ pub enum Entry {
     User(UserEntry),
     /// Of a key.
     Key(KeyEntry),
+    /// Of a webhook endpoint.
+    Webhook(WebhookEntry),
 }
 
 impl Entry {
@@ -196,6 +252,7 @@ impl Entry {
             EntryName::Tenant(_) => Self::Tenant(serde_json::from_str(body)?),
             EntryName::User(..) => Self::User(serde_json::from_str(body)?),
             EntryName::Key(..) => Self::Key(serde_json::from_str(body)?),
+            EntryName::Webhook(..) => Self::Webhook(serde_json::from_str(body)?),
         })
     }
 }
@@ -211,7 +268,11 @@ pub fn configured(config: &Config) -> Vec<(EntryName, Entry)> {
             .iter()
             .map(|(user, entry)| (EntryName::User(id.clone(), user.clone()), Entry::User(entry.into())));
         let keys = tenant.keys.iter().map(|key| (EntryName::Key(id.clone(), key.id.clone()), Entry::Key(key.into())));
-        std::iter::once(itself).chain(users).chain(keys)
+        let webhooks = tenant
+            .webhooks
+            .iter()
+            .map(|webhook| (EntryName::Webhook(id.clone(), webhook.id.clone()), Entry::Webhook(webhook.into())));
+        std::iter::once(itself).chain(users).chain(keys).chain(webhooks)
     });
     plans.chain(tenants).collect()
 }
@@ -260,5 +321,11 @@ impl From<&KeyConfig> for KeyEntry {
             limits: key.limits,
             budget: key.budget.clone(),
         }
+    }
+}
+
+impl From<&WebhookConfig> for WebhookEntry {
+    fn from(webhook: &WebhookConfig) -> Self {
+        Self { url: webhook.url.clone(), events: webhook.events.iter().cloned().collect(), ..Self::default() }
     }
 }

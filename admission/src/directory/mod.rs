@@ -15,7 +15,10 @@ use millrace_config::{BudgetConfig, Config, UsageLimits};
 use millrace_issuers::{Issuers, Proven, TokenRefusal, is_token};
 use millrace_schemas::{Account, Lane, Signature, key_digest};
 
-pub use entry::{Entry, EntryName, KeyEntry, PlanEntry, PreviousKey, TenantEntry, UserEntry, configured};
+pub use entry::{
+    Entry, EntryName, KeyEntry, PlanEntry, PreviousKey, PreviousOrigin, SecretOrigin, TenantEntry, UserEntry,
+    WebhookEntry, configured,
+};
 pub use refusal::{DirectoryError, KeyRefusal, Refusal};
 
 use known::{Key, Known};

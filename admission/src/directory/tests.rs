@@ -35,6 +35,28 @@ fn keys_are_found_by_their_digest() {
 }
 
 #[test]
+fn a_topic_may_be_bound_to_a_tenant_that_is_made_later() {
+    let mut config = config();
+    config.topic_bindings.insert("new.requests".to_owned(), TopicBinding::batch("new"));
+    let directory = Directory::from_config(&config).expect("valid");
+    let verify = |at: i64| directory.verify_record("new.requests", None, b"v", at);
+    assert_eq!(verify(0), Err(Refusal::Key(KeyRefusal::Closed("new".to_owned()))));
+    let name = EntryName::Tenant("new".to_owned());
+    let told = |closed_at: Option<Timestamp>| Entry::Tenant(TenantEntry { closed_at, ..TenantEntry::default() });
+    directory.apply(&name, Some(told(None))).expect("a tenant");
+    assert_eq!(verify(0).expect("bound").tenant, "new");
+    directory.apply(&name, Some(told(Some(Timestamp::from_millis(5_000))))).expect("a tenant");
+    assert!(verify(4_999).is_ok() && verify(5_000).is_err());
+}
+
+#[test]
+fn endpoints_have_names_of_their_own() {
+    let name = EntryName::Webhook("acme".to_owned(), "main".to_owned());
+    assert_eq!((name.to_string().as_str(), name.kind(), name.tenant()), ("webhook/acme/main", "webhook", Some("acme")));
+    assert_eq!("webhook/acme/main".parse(), Ok(name));
+}
+
+#[test]
 fn a_record_proves_its_tenant_by_topic_or_signature() {
     let directory = Directory::from_config(&config()).expect("valid");
     let bound = directory.verify_record("acme.requests", Some("rubbish"), b"v", 0).expect("bound");

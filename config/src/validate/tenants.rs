@@ -119,7 +119,13 @@ pub(super) fn bindings(config: &Config) -> Checked {
                 "is the topic that all tenants share; bind a topic of the customer's own",
             );
         }
-        known(&key_of(&["topic_bindings", topic, "tenant"]), &binding.tenant, "tenant", &config.tenants)?;
+        // It may be made at run time: until it is there, its records are refused.
+        if !is_id(&binding.tenant) {
+            return invalid(
+                key_of(&["topic_bindings", topic, "tenant"]),
+                format!("is no tenant's id; use at most {MAX_ID} letters, digits, dots, underscores and hyphens"),
+            );
+        }
         if !LANES.contains(&binding.lane.as_str()) {
             return invalid(
                 key_of(&["topic_bindings", topic, "lane"]),

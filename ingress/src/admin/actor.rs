@@ -50,7 +50,10 @@ impl Actor {
             (Self::Administrator, _) => Ok(()),
             (
                 Self::OfTenant(principal),
-                EntryName::Tenant(tenant) | EntryName::User(tenant, _) | EntryName::Key(tenant, _),
+                EntryName::Tenant(tenant)
+                | EntryName::User(tenant, _)
+                | EntryName::Key(tenant, _)
+                | EntryName::Webhook(tenant, _),
             ) if *tenant == principal.tenant => Ok(()),
             // As if it were not there: tenants never meet.
             (Self::OfTenant(_), _) => Err(ApiError::not_found(format!("There is no {name}."))),
@@ -60,14 +63,14 @@ impl Actor {
     pub(super) fn may_list(&self, first: &EntryName) -> Result<(), ApiError> {
         match first {
             EntryName::Plan(_) | EntryName::Tenant(_) => self.may_administer(),
-            EntryName::User(..) | EntryName::Key(..) => self.may_see(first),
+            EntryName::User(..) | EntryName::Key(..) | EntryName::Webhook(..) => self.may_see(first),
         }
     }
 
     pub(super) fn may_change(&self, name: &EntryName) -> Result<(), ApiError> {
         match name {
             EntryName::Plan(_) | EntryName::Tenant(_) => self.may_administer(),
-            EntryName::User(..) | EntryName::Key(..) => self.may_see(name),
+            EntryName::User(..) | EntryName::Key(..) | EntryName::Webhook(..) => self.may_see(name),
         }
     }
 

@@ -1,9 +1,10 @@
-//! The administrative API: plans, tenants, users and keys.
+//! The administrative API: plans, tenants, users, keys and webhook endpoints.
 //!
-//! The installation's administrator may change all of them; a key of a tenant that is `admin` its own users
-//! and keys. A change is written to `audit`, then to `tenants`, and answered when it is known here.
+//! The installation's administrator may change all of them; a key of a tenant that is `admin` its own users,
+//! keys and endpoints. A change is written to `audit`, then to `tenants`, and answered when it is known here.
 
 mod actor;
+mod webhooks;
 mod write;
 
 use std::sync::Arc;
@@ -29,7 +30,9 @@ use crate::run::Ingress;
 use crate::serve::Peer;
 use actor::Actor;
 
-/// How long a key that was replaced is good unless somebody says otherwise: a day.
+pub(crate) use webhooks::new_webhook;
+
+/// How long a key, or a secret, that was replaced is good unless somebody says otherwise: a day.
 const OVERLAP_SECONDS: u64 = 24 * 60 * 60;
 /// The longest overlap: a year.
 const MAX_OVERLAP_SECONDS: u64 = 366 * 24 * 60 * 60;
@@ -58,6 +61,7 @@ impl FromRequestParts<Arc<Ingress>> for Target {
         let name = match (route.as_str(), param("tenant")) {
             (route, Some(tenant)) if route.contains("/users") => EntryName::User(tenant, id("user")),
             (route, Some(tenant)) if route.contains("/keys") => EntryName::Key(tenant, id("key_id")),
+            (route, Some(tenant)) if route.contains("/webhooks") => EntryName::Webhook(tenant, id("webhook_id")),
             (_, Some(tenant)) => EntryName::Tenant(tenant),
             (route, None) if route.contains("/plans") => EntryName::Plan(id("plan")),
             (_, None) => EntryName::Tenant(String::new()),
@@ -168,14 +172,14 @@ pub(crate) async fn patch(
 }
 
 /// `DELETE`: plans and users are there no more; keys are revoked and tenants closed, for what they did stays
-/// in the books.
+/// in the books. An endpoint is there no more either, though it is remembered that it was.
 pub(crate) async fn delete(State(ingress): State<Arc<Ingress>>, editor: Editor) -> Result<Response, ApiError> {
     let name = editor.name.clone();
     let change = ingress.change(editor).await?;
     let before = change.expect_before()?;
     ingress.is_unused(&name)?;
     let action = match &name {
-        EntryName::Plan(_) | EntryName::User(..) => "delete",
+        EntryName::Plan(_) | EntryName::User(..) | EntryName::Webhook(..) => "delete",
         EntryName::Tenant(_) => "close",
         EntryName::Key(..) => "revoke",
     };
@@ -221,7 +225,8 @@ impl Default for Rotation {
     }
 }
 
-/// `POST` to a key's `rotate`: a new key under the same id; the old one is good for a while longer.
+/// `POST` to a key's or an endpoint's `rotate`: a new key, or secret, under the same id; the old one is good for a
+/// while longer.
 pub(crate) async fn rotate(
     State(ingress): State<Arc<Ingress>>,
     editor: Editor,
@@ -244,6 +249,13 @@ pub(crate) async fn rotate(
     }
     let overlap = i64::try_from(asked.overlap_seconds).unwrap_or(i64::MAX).saturating_mul(1_000);
     let until = Timestamp::from_millis(now_millis().saturating_add(overlap));
+    if let EntryName::Webhook(tenant, id) = &name {
+        let (from, secret) = ingress.new_secret(tenant, id)?;
+        let body = change::derived_anew(&before.body, &from, until);
+        let mut known = change.write("rotate", Some(body)).await?;
+        known["secret"] = secret.into();
+        return Ok(Json(known).into_response());
+    }
     let (body, key) = change::rotated(&before.body, until);
     let mut known = change.write("rotate", Some(body)).await?;
     known["key"] = key.into();
@@ -260,6 +272,7 @@ fn with_id(name: &EntryName, id: String) -> EntryName {
         EntryName::Tenant(_) => EntryName::Tenant(id),
         EntryName::User(tenant, _) => EntryName::User(tenant.clone(), id),
         EntryName::Key(tenant, _) => EntryName::Key(tenant.clone(), id),
+        EntryName::Webhook(tenant, _) => EntryName::Webhook(tenant.clone(), id),
     }
 }
 
@@ -280,7 +293,7 @@ fn shown(name: &EntryName, known: &Known) -> Value {
     let mut shown = change::shown(&known.body);
     shown.insert("object".to_owned(), name.kind().into());
     shown.insert("id".to_owned(), name.id().into());
-    if let (Some(tenant), EntryName::User(..) | EntryName::Key(..)) = (name.tenant(), name) {
+    if let (Some(tenant), EntryName::User(..) | EntryName::Key(..) | EntryName::Webhook(..)) = (name.tenant(), name) {
         shown.insert("tenant".to_owned(), tenant.into());
     }
     let source = if known.is_configured() { "configuration" } else { "api" };

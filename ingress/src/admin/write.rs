@@ -47,7 +47,9 @@ impl Ingress {
             let message = format!("{name} is spelled out in the configuration: change it there.");
             return Err(ApiError::conflict(StatusCode::CONFLICT, message));
         }
-        if let (Some(tenant), EntryName::User(..) | EntryName::Key(..)) = (name.tenant(), &name) {
+        if let (Some(tenant), EntryName::User(..) | EntryName::Key(..) | EntryName::Webhook(..)) =
+            (name.tenant(), &name)
+        {
             super::there(self, &EntryName::Tenant(tenant.to_owned()))?;
         }
         Ok(Change { ingress: self, actor, address: peer.ip(), name, before, _alone: alone })
@@ -66,7 +68,7 @@ impl Ingress {
                 let is_live = |known: &Known| refers(known, "user") && !known.body.contains_key("revoked_at");
                 keys.into_iter().find(|(_, known)| is_live(known))
             }
-            EntryName::Tenant(_) | EntryName::Key(..) => None,
+            EntryName::Tenant(_) | EntryName::Key(..) | EntryName::Webhook(..) => None,
         };
         match user {
             Some((user, _)) => {
@@ -93,6 +95,10 @@ impl World for Ingress {
 
     fn has_entry(&self, name: &EntryName) -> bool {
         self.tenants.get(name).is_some()
+    }
+
+    fn allows_private_webhooks(&self) -> bool {
+        self.private_webhooks
     }
 }
 

@@ -7,6 +7,7 @@ use millrace_files::stored::{self, At};
 use millrace_files::{Content, File, now_seconds};
 
 use crate::batches::run::{Ended, Run};
+use crate::batches::tell::tell;
 use crate::batches::worker::{adopt, lease};
 use crate::batches::{Batch, Status, Work};
 use crate::files::{self, BATCH_OUTPUT};
@@ -50,6 +51,7 @@ impl Run {
         }
         batch.lease = None;
         self.store_without_lease().await?;
+        tell(&self.ingress, &self.stored.value).await?;
         let work = At { tenant: SYSTEM_TENANT, id: &self.stored.id };
         stored::delete::<Work>(&self.ingress.storage, work).await?;
         Ok(self.stored.value.status)

@@ -7,6 +7,7 @@
 //! judge.rs    whether its file may be worked on
 //! output.rs   the lines of its files
 //! end.rs      its files and its end, and how every step is stored
+//! tell.rs     its end, told to endpoints
 //! ```
 
 mod day;
@@ -14,6 +15,7 @@ mod end;
 mod judge;
 mod output;
 mod run;
+mod tell;
 pub(crate) mod worker;
 
 use std::collections::BTreeMap;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::batches::run::{Ended, Run};
+use crate::batches::tell::tell;
 use crate::batches::{Batch, Lease, Status, Work};
 use crate::files;
 use crate::run::Ingress;
@@ -96,7 +97,10 @@ async fn look(
         } else {
             match stored::read::<Batch>(&ingress.storage, At { tenant: &tenant, id: &id }).await? {
                 None => is_older(&id, now - UNBORN),
-                Some(stored) if stored.value.status.is_final() => true,
+                Some(stored) if stored.value.status.is_final() => {
+                    tell(ingress, &stored.value).await?;
+                    true
+                }
                 Some(stored) => {
                     match taken_by_others(&stored.value, &ingress.replica, now) {
                         Some(until) => drop(seen.taken.insert(id.clone(), until.min(now + LOOK_AGAIN))),

@@ -1,4 +1,4 @@
-//! What can be typed after `millrace plans`, `tenants`, `users` and `keys`.
+//! What can be typed after `millrace plans`, `tenants`, `users`, `keys` and `endpoints`.
 
 use clap::{Args, Subcommand};
 
@@ -11,7 +11,7 @@ pub struct AdminArgs {
     /// The administrator's key.
     #[arg(long, global = true, env = "MILLRACE_ADMIN_KEY", hide_env_values = true)]
     pub admin_key: Option<String>,
-    /// In its place a tenant's own key that is `admin`, for its users and keys.
+    /// In its place a tenant's own key that is `admin`, for its users, keys and endpoints.
     #[arg(long, global = true, env = "MILLRACE_API_KEY", hide_env_values = true)]
     pub key: Option<String>,
 }
@@ -50,6 +50,19 @@ pub struct KeysArgs {
     /// What to do.
     #[command(subcommand)]
     pub action: KeyAction,
+}
+
+/// `millrace endpoints`
+#[derive(Debug, Args)]
+pub struct EndpointsArgs {
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// The tenant that they belong to.
+    #[arg(long, global = true, env = "MILLRACE_TENANT", default_value = "")]
+    pub tenant: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: EndpointAction,
 }
 
 /// What to do with plans, tenants and users.
@@ -132,10 +145,54 @@ pub enum KeyAction {
     },
 }
 
+/// What to do with webhook endpoints.
+#[derive(Debug, Subcommand)]
+pub enum EndpointAction {
+    /// All of them, without their secrets.
+    List,
+    /// One of them.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Make one; its secret is shown this once.
+    #[command(after_help = MEMBERS)]
+    Create {
+        /// Its id, not to be used for another place later.
+        id: String,
+        /// What it is: `url=https://hooks.acme.example/millrace`, `events=response.completed,batch.completed`.
+        #[arg(value_name = "MEMBER=VALUE", required = true)]
+        members: Vec<String>,
+    },
+    /// Change what is named; an empty value takes a member away.
+    #[command(after_help = MEMBERS)]
+    Change {
+        /// Its id.
+        id: String,
+        /// What changes.
+        #[arg(value_name = "MEMBER=VALUE", required = true)]
+        members: Vec<String>,
+    },
+    /// Put a new secret in the place of the old one; both sign for a while.
+    Rotate {
+        /// Its id.
+        id: String,
+        /// How long the old one signs, too, in seconds.
+        #[arg(long, default_value_t = 24 * 60 * 60)]
+        overlap_seconds: u64,
+    },
+    /// Tell it nothing any more; what is on its way to it fails.
+    Delete {
+        /// Its id.
+        id: String,
+    },
+}
+
 const MEMBERS: &str = "Members:
-  plans    name, models, limits.*
-  tenants  name, models, moderation, reply_topics, json_reply_topics, plan, limits.*, budget.*
-  users    name, service, limits.*, budget.*
-  keys     user, admin, expires_at, models, lanes, limits.*
-  limits   requests_per_minute, tokens_per_minute, tokens_per_day, concurrent_requests, prompt_tokens, output_tokens
-  budget   amount, currency, period";
+  plans      name, models, limits.*
+  tenants    name, models, moderation, reply_topics, json_reply_topics, plan, limits.*, budget.*
+  users      name, service, limits.*, budget.*
+  keys       user, admin, expires_at, models, lanes, limits.*
+  endpoints  url, events
+  limits     requests_per_minute, tokens_per_minute, tokens_per_day, concurrent_requests, prompt_tokens, output_tokens
+  budget     amount, currency, period";

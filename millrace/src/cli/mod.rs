@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use batch::{BatchAction, BatchArgs, DoorArgs, FollowArgs};
-pub use directory::{AdminArgs, EntriesArgs, EntryAction, KeyAction, KeysArgs, UsersArgs};
+pub use directory::{
+    AdminArgs, EndpointAction, EndpointsArgs, EntriesArgs, EntryAction, KeyAction, KeysArgs, UsersArgs,
+};
 pub use dlq::{ChoiceArgs, DlqAction, DlqArgs, StateArg};
 pub use webhooks::{WebhooksAction, WebhooksArgs};
 
@@ -87,6 +89,11 @@ pub enum Command {
         after_help = "Example:\n  millrace keys create web-1 --tenant acme user=web expires_at=2030-01-31T12:00:00Z\n  millrace keys rotate web-1 --tenant acme --overlap-seconds 3600"
     )]
     Keys(KeysArgs),
+    /// Webhook endpoints of a tenant.
+    #[command(
+        after_help = "Example:\n  millrace endpoints create main --tenant acme url=https://hooks.acme.example/millrace\n  millrace endpoints rotate main --tenant acme --overlap-seconds 3600"
+    )]
+    Endpoints(EndpointsArgs),
     /// Events sent to the tenants' endpoints: look at them, send them again, or try an endpoint out.
     #[command(
         after_help = "Example:\n  MILLRACE_API_KEY=… millrace webhooks list --status failed\n  millrace webhooks test --tenant acme --endpoint main"

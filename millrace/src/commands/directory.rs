@@ -1,4 +1,4 @@
-//! `millrace plans`, `tenants`, `users` and `keys`: the administrative API from the command line.
+//! `millrace plans`, `tenants`, `users`, `keys` and `endpoints`: the administrative API from the command line.
 
 use anyhow::{Context, bail};
 use comfy_table::Table;
@@ -6,12 +6,14 @@ use millrace_config::Config;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{AdminArgs, EntryAction, KeyAction};
+use crate::cli::{AdminArgs, EndpointAction, EntryAction, KeyAction};
 use crate::door::Door;
 use crate::waiting::Waiting;
 
 /// Members whose values are lists.
-const LISTS: [&str; 4] = ["models", "lanes", "reply_topics", "json_reply_topics"];
+const LISTS: [&str; 5] = ["models", "lanes", "reply_topics", "json_reply_topics", "events"];
+/// What is shown once, at the end.
+const SHOWN_ONCE: [&str; 2] = ["key", "secret"];
 
 /// One call of the API.
 struct Ask {
@@ -29,6 +31,18 @@ impl Ask {
 
     fn list() -> Self {
         Self { is_list: true, ..Self::of(Method::GET, String::new(), None) }
+    }
+
+    /// One that is given a key or a secret.
+    fn new_one(id: String, members: &[String]) -> anyhow::Result<Self> {
+        let mut body = object(members)?;
+        body["id"] = id.into();
+        Ok(Self::of(Method::POST, String::new(), Some(body)))
+    }
+
+    fn rotate(id: &str, overlap_seconds: u64) -> Self {
+        let body = json!({ "overlap_seconds": overlap_seconds });
+        Self::of(Method::POST, format!("{}/rotate", segment(id)), Some(body))
     }
 }
 
@@ -55,19 +69,31 @@ pub async fn keys(admin: AdminArgs, tenant: &str, action: KeyAction, config: Con
     let ask = match action {
         KeyAction::List => Ask::list(),
         KeyAction::Show { id } => Ask::of(Method::GET, segment(&id), None),
-        KeyAction::Create { id, members } => {
-            let mut body = object(&members)?;
-            body["id"] = id.into();
-            Ask::of(Method::POST, String::new(), Some(body))
-        }
+        KeyAction::Create { id, members } => Ask::new_one(id, &members)?,
         KeyAction::Change { id, members } => Ask::of(Method::PATCH, segment(&id), Some(object(&members)?)),
-        KeyAction::Rotate { id, overlap_seconds } => {
-            let body = json!({ "overlap_seconds": overlap_seconds });
-            Ask::of(Method::POST, format!("{}/rotate", segment(&id)), Some(body))
-        }
+        KeyAction::Rotate { id, overlap_seconds } => Ask::rotate(&id, overlap_seconds),
         KeyAction::Revoke { id } => Ask::of(Method::DELETE, segment(&id), None),
     };
     run(admin, &of_tenant(tenant, "keys")?, ask, &config, json).await
+}
+
+/// What `millrace endpoints` asks.
+pub async fn endpoints(
+    admin: AdminArgs,
+    tenant: &str,
+    action: EndpointAction,
+    config: Config,
+    json: bool,
+) -> anyhow::Result<()> {
+    let ask = match action {
+        EndpointAction::List => Ask::list(),
+        EndpointAction::Show { id } => Ask::of(Method::GET, segment(&id), None),
+        EndpointAction::Create { id, members } => Ask::new_one(id, &members)?,
+        EndpointAction::Change { id, members } => Ask::of(Method::PATCH, segment(&id), Some(object(&members)?)),
+        EndpointAction::Rotate { id, overlap_seconds } => Ask::rotate(&id, overlap_seconds),
+        EndpointAction::Delete { id } => Ask::of(Method::DELETE, segment(&id), None),
+    };
+    run(admin, &of_tenant(tenant, "webhooks")?, ask, &config, json).await
 }
 
 /// The path of what belongs to a tenant.
@@ -186,11 +212,15 @@ fn short(value: &Value) -> String {
 }
 
 fn show(entry: &Value) {
-    for (name, value) in entry.as_object().into_iter().flatten().filter(|(name, _)| *name != "key") {
+    for (name, value) in
+        entry.as_object().into_iter().flatten().filter(|(name, _)| !SHOWN_ONCE.contains(&name.as_str()))
+    {
         println!("{name}: {}", short(value));
     }
-    if let Some(key) = entry["key"].as_str() {
-        println!("key: {key}\n\nThis is the only time that the key is shown.");
+    for name in SHOWN_ONCE {
+        if let Some(value) = entry[name].as_str() {
+            println!("{name}: {value}\n\nThis is the only time that the {name} is shown.");
+        }
     }
 }
 
@@ -200,6 +230,9 @@ mod tests {
 
     #[test]
     fn members_are_read_as_they_are_typed() {
+        let url = "url=https://h.example/?a=b";
+        let endpoint = json!({ "url": "https://h.example/?a=b", "events": ["batch.failed"] });
+        assert_eq!(object(&[url, "events=batch.failed"].map(str::to_owned)).expect("members"), endpoint);
         let typed = ["name=7", "models=a, b", "limits.requests_per_minute=60", "admin=true", "plan=", "user=web"];
         let expected = json!({
             "name": "7", "models": ["a", "b"], "limits": {"requests_per_minute": 60}, "admin": true, "plan": null, "user": "web",

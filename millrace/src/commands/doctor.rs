@@ -9,6 +9,7 @@ use millrace_issuers::read_keys;
 use millrace_provider::configured_keys;
 use millrace_rules::RuleSets;
 use millrace_storage::Storage;
+use millrace_tenants::SecretKeys;
 use serde::Serialize;
 
 use crate::retention;
@@ -52,6 +53,7 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     findings.extend(vectors(&config).await);
     findings.extend(providers(&config).await);
     findings.extend(issuers(&config).await);
+    findings.extend(webhook_secrets(&config));
     drop(waiting);
     let bad = findings.iter().filter(|f| !f.ok).count();
     if json {
@@ -68,6 +70,16 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         bail!("{bad} checks fail");
     }
     Ok(())
+}
+
+/// What the keys are called that secrets of webhook endpoints are derived from: one that no endpoint names can go.
+fn webhook_secrets(config: &Config) -> Option<Finding> {
+    let keys = SecretKeys::new(&config.webhooks.secret_keys);
+    let mut names = keys.names();
+    let first = names.next()?;
+    let others: Vec<&str> = names.collect();
+    let others = if others.is_empty() { String::new() } else { format!("; before it: {}", others.join(", ")) };
+    Some(Finding::good("webhook secrets", format!("new ones are derived from {first}{others}")))
 }
 
 /// The rule sets, and whether tenants of the configuration name others. Every service reads them itself, so this is to be

@@ -57,6 +57,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Keys(args) => {
             directory::keys(args.admin, &args.tenant, args.action, tool_config(config.as_deref())?, json).await
         }
+        Command::Endpoints(args) => {
+            directory::endpoints(args.admin, &args.tenant, args.action, tool_config(config.as_deref())?, json).await
+        }
         Command::Webhooks(args) => webhooks::run(args, tool_config(config.as_deref())?, json).await,
         Command::Config(args) => config::run(args, &tool_config(config.as_deref())?, json),
         Command::Doctor => doctor::run(tool_config(config.as_deref())?, json).await,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use millrace_config::{Config, LogFormat, Snapshot, TelemetryConfig, process_env};
+use millrace_config::{Config, LogFormat, OF_ENDPOINTS, Snapshot, TelemetryConfig, process_env};
 use millrace_schemas::Lane;
 use millrace_simulated_provider::SimulatedProviderConfig;
 use millrace_telemetry::{Readiness, shutdown_signal};
@@ -79,17 +79,16 @@ async fn serve(wiring: &Wiring, service: Service, lanes: Vec<Lane>) -> anyhow::R
     result
 }
 
-/// Only services that pay hold the providers' keys.
+/// Only services that pay hold the providers' keys, and only the service webhooks what events are signed with; but the
+/// ingress shows the secrets of new endpoints, so it has what they are derived from.
 fn load(service: Service, config: Option<&Path>) -> anyhow::Result<Config> {
     let withheld: &[&str] = match service {
         Service::PromptBuilder | Service::InferenceRouter | Service::Indexer => &["webhooks"],
-        // Nobody else has what events are signed with.
         Service::Webhooks => &["providers"],
-        Service::Ingress
-        | Service::Moderator
-        | Service::ResultSink
-        | Service::CostLedger
-        | Service::SimulatedProvider => &["providers", "webhooks"],
+        Service::Ingress => &["providers", OF_ENDPOINTS],
+        Service::Moderator | Service::ResultSink | Service::CostLedger | Service::SimulatedProvider => {
+            &["providers", "webhooks"]
+        }
     };
     Ok(Config::load_withholding(config, process_env(), [], withheld)?)
 }

@@ -94,7 +94,13 @@ async fn test(config: &Config, tenant: &str, endpoint: &str, json: bool) -> anyh
     let known = config.tenants.get(tenant).with_context(|| format!("there is no tenant `{tenant}`"))?;
     let names = || known.webhooks.iter().map(|known| known.id.as_str()).collect::<Vec<_>>().join(", ");
     let found = known.webhooks.iter().find(|known| known.id == endpoint);
-    let found = found.with_context(|| format!("`{tenant}` has no endpoint `{endpoint}`; it has: {}", names()))?;
+    let found = found.with_context(|| {
+        format!(
+            "`{tenant}` has no endpoint `{endpoint}` in the configuration, whose endpoints alone are tried from here; it \
+             has: {}",
+            names()
+        )
+    })?;
     let caller = Caller::new(&config.webhooks).map_err(anyhow::Error::msg)?;
     let now = now_micros();
     let data = json!({ "id": "test", "object": "test" });

@@ -124,9 +124,21 @@ async fn keys_do_what_they_are_for(pipeline: &Pipeline, admin: &Admin) -> anyhow
     boss.refused(Method::PATCH, "tenants/northwind", 403).await?;
     boss.refused(Method::PUT, "plans/large", 403).await?;
     boss.refused(Method::DELETE, "tenants/northwind/users/web", 409).await?;
+    endpoints_need_what_their_secrets_are_derived_from(&boss).await?;
     Admin { key: batch, ..boss }.refused(Method::GET, "tenants/northwind", 403).await?;
     // What the configuration spells out stays.
     admin.refused(Method::PATCH, "tenants/acme", 409).await
+}
+
+/// Nothing of the kind is configured here.
+async fn endpoints_need_what_their_secrets_are_derived_from(boss: &Admin) -> anyhow::Result<()> {
+    let asked = json!({ "id": "main", "url": "https://hooks.northwind.example" });
+    let answer = boss.call(Method::POST, "tenants/northwind/webhooks", asked).await?;
+    let (status, said) = (answer.status(), answer.text().await?);
+    ensure!(status == 409 && said.contains("webhooks.secret_keys"), "{status} {said}");
+    let listed = boss.ok(Method::GET, "tenants/northwind/webhooks", json!({})).await?;
+    ensure!(listed["data"] == json!([]), "{listed}");
+    Ok(())
 }
 
 /// A key that is revoked while its request waits takes nothing back.

@@ -1,5 +1,6 @@
 //! `millrace up`: durable, restartable, one at a time.
 
+mod bindings;
 mod bodies;
 
 use std::path::Path;

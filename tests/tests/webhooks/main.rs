@@ -1,5 +1,6 @@
 //! Webhooks on real Kafka and Cassandra: every outcome is told, through refusals and kills, by ids that stay.
 
+mod made;
 mod receiver;
 
 use std::collections::{BTreeMap, BTreeSet};
