@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::pipeline::{Burst, SHORT, bodies, burst, burst_of};
 use super::{Row, Target, alone, middle, row, usage};
 use crate::cli::BenchArgs;
-use crate::publish::Publisher;
+use crate::publish::{Proof, Publisher};
 use crate::wiring::connect_codec;
 
 /// How many tenants take turns.
@@ -111,7 +111,7 @@ async fn turns(pipeline: &Pipeline, config: &Config, tenants: Range<u32>, reques
             topic: topics::of(topics::REQUESTS, Lane::Batch),
             foreign: false,
             tenant: name(tenant),
-            key: Some(("default".to_owned(), KEY.to_owned())),
+            proof: Proof::Key { id: "default".to_owned(), key: KEY.to_owned() },
             user: None,
         };
         async move { publisher.publish(std::iter::once(body), || ()).await }

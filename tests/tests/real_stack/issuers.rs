@@ -91,9 +91,8 @@ async fn published_with_a_token(pipeline: &Pipeline, token: &str) -> anyhow::Res
     std::fs::write(path("requests"), format!("{body}\n"))?;
     std::fs::write(path("token"), token)?;
     let (requests, token) = (path("requests"), path("token"));
-    let said =
-        pipeline.command(&["publish", "--file", &requests, "--tenant", "acme", "--token-file", &token, "--wait"]);
-    let said = said.await?;
+    let args = ["publish", "--file", &requests, "--tenant", "acme", "--token-file", &token, "--wait"];
+    let said = pipeline.command(&args).await?;
     ensure!(said.contains("1 succeeded"), "{said}");
     Ok(())
 }
