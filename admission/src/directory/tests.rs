@@ -171,7 +171,9 @@ fn limits_are_known_as_long_as_anybody_has_some() {
         let of = |limits: &str| match &name {
             EntryName::Key(..) if limits.is_empty() => format!(r#"{{"sha256":"{hash}"}}"#),
             EntryName::Key(..) => format!(r#"{{"sha256":"{hash}",{limits}}}"#),
-            EntryName::Plan(_) | EntryName::Tenant(_) | EntryName::User(..) => format!("{{{limits}}}"),
+            EntryName::Plan(_) | EntryName::Tenant(_) | EntryName::User(..) | EntryName::Webhook(..) => {
+                format!("{{{limits}}}")
+            }
         };
         assert!(!directory.has_limits(), "{name}");
         put(&of(limits));
