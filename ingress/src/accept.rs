@@ -127,7 +127,7 @@ impl Ingress {
             false => self.together.partition(&meta.request_id, count, Instant::now()),
         };
         let record = Outgoing::new(topic, meta.request_id.as_bytes(), value).to(To::Partition(partition));
-        granted.to_be_written(&self.unsettled, &meta);
+        granted.hand_over(&self.unsettled, &meta);
         let written = self.write(principal, record, &meta.request_id, &meta.tenant, has_key, trace).await;
         if written.as_ref().is_err_and(ApiError::is_certain) {
             self.unsettled.give_back(&meta.request_id, meta.received_at);

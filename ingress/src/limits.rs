@@ -18,7 +18,7 @@ use crate::unsettled::Unsettled;
 const SHARES: usize = 5;
 
 /// What a request took. What it holds at the same time as others is given back when this is dropped; so are its
-/// tokens, until it is to be [written](Granted::to_be_written).
+/// tokens, until it is to be [written](Granted::hand_over).
 #[derive(Default)]
 pub(crate) struct Granted {
     _permit: Option<Permit>,
@@ -31,7 +31,7 @@ pub(crate) struct Granted {
 
 impl Granted {
     /// From now on its tokens are its outcome's matter.
-    pub fn to_be_written(&mut self, unsettled: &Unsettled, meta: &Meta) {
+    pub fn hand_over(&mut self, unsettled: &Unsettled, meta: &Meta) {
         if let Some(reserved) = self.reserved.take() {
             unsettled.keep(&meta.request_id, meta.received_at, meta.deadline, reserved);
         }

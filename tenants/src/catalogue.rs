@@ -35,7 +35,8 @@ impl Known {
 
     /// Whether it is only known that it was there.
     fn is_deleted(&self) -> bool {
-        self.body.contains_key(DELETED_AT)
+        // The configuration's say of all members what they are.
+        self.body.get(DELETED_AT).is_some_and(|at| !at.is_null())
     }
 }
 

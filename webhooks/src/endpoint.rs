@@ -26,7 +26,7 @@ pub struct Endpoint {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Target {
     /// There.
-    At(Address),
+    At(Box<Address>),
     /// Nobody says anything of it: it has left the configuration, which may come back.
     Unknown,
     /// Nowhere, for good.
@@ -68,7 +68,7 @@ impl Target {
         // Refused when the configuration was read.
         let Ok(url) = Url::parse(&config.url) else { return Self::Unknown };
         let keys = config.keys().into_iter().map(|bytes| SigningKey { bytes, until: None });
-        Self::At(Address { url, keys: keys.collect(), entry: config.into() })
+        Self::At(Box::new(Address { url, keys: keys.collect(), entry: config.into() }))
     }
 
     /// That of an endpoint that was made at run time.
@@ -92,7 +92,7 @@ impl Target {
                 ),
             }
         }
-        Self::At(Address { url, keys, entry: entry.clone() })
+        Self::At(Box::new(Address { url, keys, entry: entry.clone() }))
     }
 
     /// Whether it is made of this entry already.

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use millrace_config::Config;
 use millrace_tenants::{SecretKeys, Webhook};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::endpoint::{Endpoint, Target};
 
@@ -94,9 +95,9 @@ impl Endpoints {
         self.known().of_tenants.is_empty()
     }
 
-    /// Ends when other endpoints are taken up.
-    pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
+    /// Ends when other endpoints are taken up, from the call on.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     pub(crate) fn has_any(&self, tenant: &str) -> bool {

@@ -229,10 +229,11 @@ impl Shard {
                 mark = self.move_mark(mark).await;
             }
             let endpoints = &self.sender.endpoints;
+            let changed = endpoints.changed();
             let look = if endpoints.is_empty() { LOOK_WITHOUT_ENDPOINTS } else { LOOK };
             tokio::select! {
                 () = tokio::time::sleep(look) => {}
-                () = endpoints.changed() => {}
+                () = changed => {}
                 () = self.ended() => {}
             }
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use millrace_schemas::now_micros;
 use millrace_tests::{ADMIN_KEY, Pipeline, client, form_of};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -12,9 +13,17 @@ use crate::eventually;
 const TENANT: &str = "tenants/contoso";
 /// In a day.
 const LIMIT: u64 = 2_000;
+/// Of UTC, in microseconds.
+const DAY: u64 = 86_400_000_000;
+const LONG_BEFORE: Duration = Duration::from_secs(120);
 const WITHIN: Duration = Duration::from_secs(30);
 
 pub async fn count_by_what_they_became(pipeline: &Pipeline) -> anyhow::Result<()> {
+    // The count begins anew at midnight, which must not be meanwhile.
+    let rest = Duration::from_micros(DAY - u64::try_from(now_micros())? % DAY);
+    if rest < LONG_BEFORE {
+        tokio::time::sleep(rest).await;
+    }
     admin(pipeline, Method::PUT, TENANT, json!({ "limits": { "tokens_per_day": LIMIT } })).await?;
     let made = admin(pipeline, Method::POST, &format!("{TENANT}/keys"), json!({ "id": "k" })).await?;
     let key = made["key"].as_str().context("a new key is shown")?;
