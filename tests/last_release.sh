@@ -23,7 +23,7 @@ if [ ! -x "$folder/millrace" ]; then
         if [ -e "target/release/$part" ]; then cp -a "target/release/$part" "$folder/target/release/"; fi
     done
     # The profile of today's tree, or none of its dependencies would fit.
-    plain=(--config 'profile.release.lto="off"')
+    plain=()
     for package in $(sed -n 's/^name = "\(millrace[a-z-]*\)"$/\1/p' "$folder"/source/{*,tests/*}/Cargo.toml | sort -u); do
         plain+=(--config "profile.release.package.$package.opt-level=0")
     done

@@ -112,7 +112,7 @@ pub(crate) fn topics(prompt: &str) -> Vec<Topic> {
             true => format!("{word} too"),
             false => word.to_lowercase(),
         })
-        .filter(|word| !COMMON.contains(&word.as_str()) && seen.insert(word.clone()))
+        .filter(|word| seen.insert(word.clone()) && COMMON.binary_search(&word.as_str()).is_err())
         .take(MOST)
         .map(|word| topic(format!(" {word}")))
         .collect()
@@ -131,6 +131,7 @@ fn topic(text: String) -> Topic {
     Topic { text, tokens }
 }
 
+/// Sorted, to be searched.
 const COMMON: &[&str] = &[
     "about", "above", "after", "again", "also", "because", "been", "before", "being", "below", "between", "both",
     "could", "does", "doing", "down", "during", "each", "even", "every", "from", "have", "having", "here", "into",
@@ -251,6 +252,14 @@ mod tests {
 
     fn tiktoken(text: &str) -> u32 {
         Encoding::Chat.tokenizer().encode_ordinary(text).len() as u32
+    }
+
+    #[test]
+    fn common_words_are_no_topics() {
+        assert!(COMMON.is_sorted());
+        let topics = topics("Please write about tides, and ABOUT tides only; your moon would like that.");
+        let texts: Vec<&str> = topics.iter().map(|topic| topic.text.as_str()).collect();
+        assert_eq!(texts, [" tides", " moon"]);
     }
 
     #[test]
