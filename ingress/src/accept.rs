@@ -82,11 +82,8 @@ impl Ingress {
         let caller = Caller { tenant: &meta.tenant, user: &meta.user, key_id: meta.key_id.as_deref() };
         let budget = self.budgets.tightest(caller);
         // A key may name a request that was answered long ago, which costs nothing: the router decides.
-        if request.idempotency_key.is_none()
-            && let Some(standing) = budget.as_ref().filter(|standing| standing.is_used_up())
-        {
-            self.budgets.refused_at_the_door();
-            return Err(ApiError::budget_used_up(standing));
+        if request.idempotency_key.is_none() {
+            self.is_not_used_up(budget.as_ref())?;
         }
         let left = time_until(meta.deadline).unwrap_or_default();
         let patience = self.wait.min(left);
@@ -144,10 +141,14 @@ impl Ingress {
     /// [`ApiError`]: a budget is used up.
     pub(crate) fn has_budget_for(&self, principal: &Principal, user: &str) -> Result<(), ApiError> {
         let caller = Caller { tenant: &principal.tenant, user, key_id: principal.key_id.as_deref() };
-        match self.budgets.tightest(caller).filter(Standing::is_used_up) {
+        self.is_not_used_up(self.budgets.tightest(caller).as_ref())
+    }
+
+    fn is_not_used_up(&self, budget: Option<&Standing>) -> Result<(), ApiError> {
+        match budget.filter(|standing| standing.is_used_up()) {
             Some(standing) => {
                 self.budgets.refused_at_the_door();
-                Err(ApiError::budget_used_up(&standing))
+                Err(ApiError::budget_used_up(standing))
             }
             None => Ok(()),
         }

@@ -29,6 +29,7 @@ use crate::lists;
 use crate::run::Ingress;
 use crate::serve::Peer;
 use actor::Actor;
+use write::Change;
 
 pub(crate) use webhooks::new_webhook;
 
@@ -194,23 +195,40 @@ pub(crate) async fn new_key(
     editor: Editor,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let mut asked = object(&body)?;
-    let Some(Value::String(id)) = asked.remove("id") else {
-        let message = "Give the key an 'id', which names it in logs and usage.";
-        return Err(ApiError::invalid(Some("id"), message));
-    };
-    let name = with_id(&editor.name, id);
-    change::check_id(&name).map_err(invalid)?;
-    let change = ingress.change(Editor { name: name.clone(), ..editor }).await?;
-    if change.before().is_some() {
-        let message = format!("{name} is there already: rotate it, or choose another id.");
-        return Err(ApiError::conflict(StatusCode::CONFLICT, message));
-    }
-    let body = change::merged(&name, None, asked, &*ingress).map_err(invalid)?;
+    let id_is = "Give the key an 'id', which names it in logs and usage.";
+    let New { change, body, .. } = begin_new(&ingress, editor, &body, id_is, "rotate it").await?;
     let (body, key) = change::with_new_key(body);
     let mut known = change.write("create", Some(body)).await?;
     known["key"] = key.into();
     Ok((StatusCode::CREATED, Json(known)).into_response())
+}
+
+/// What a `POST` to a collection makes under a new id.
+struct New<'a> {
+    change: Change<'a>,
+    name: EntryName,
+    body: Body,
+}
+
+/// Begins to make it. `id_is` says what the id is for, `instead` what is done with one that is there.
+async fn begin_new<'a>(
+    ingress: &'a Arc<Ingress>,
+    editor: Editor,
+    body: &Bytes,
+    id_is: &str,
+    instead: &str,
+) -> Result<New<'a>, ApiError> {
+    let mut asked = object(body)?;
+    let Some(Value::String(id)) = asked.remove("id") else { return Err(ApiError::invalid(Some("id"), id_is)) };
+    let name = with_id(&editor.name, id);
+    change::check_id(&name).map_err(invalid)?;
+    let change = ingress.change(Editor { name: name.clone(), ..editor }).await?;
+    if change.before().is_some() {
+        let message = format!("{name} is there already: {instead}, or choose another id.");
+        return Err(ApiError::conflict(StatusCode::CONFLICT, message));
+    }
+    let body = change::merged(&name, None, asked, &**ingress).map_err(invalid)?;
+    Ok(New { change, name, body })
 }
 
 #[derive(Deserialize)]
@@ -249,16 +267,15 @@ pub(crate) async fn rotate(
     }
     let overlap = i64::try_from(asked.overlap_seconds).unwrap_or(i64::MAX).saturating_mul(1_000);
     let until = Timestamp::from_millis(now_millis().saturating_add(overlap));
-    if let EntryName::Webhook(tenant, id) = &name {
+    let (body, member, shown_once) = if let EntryName::Webhook(tenant, id) = &name {
         let (from, secret) = ingress.new_secret(tenant, id)?;
-        let body = change::derived_anew(&before.body, &from, until);
-        let mut known = change.write("rotate", Some(body)).await?;
-        known["secret"] = secret.into();
-        return Ok(Json(known).into_response());
-    }
-    let (body, key) = change::rotated(&before.body, until);
+        (change::derived_anew(&before.body, &from, until), "secret", secret)
+    } else {
+        let (body, key) = change::rotated(&before.body, until);
+        (body, "key", key)
+    };
     let mut known = change.write("rotate", Some(body)).await?;
-    known["key"] = key.into();
+    known[member] = shown_once.into();
     Ok(Json(known).into_response())
 }
 

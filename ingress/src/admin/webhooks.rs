@@ -10,9 +10,8 @@ use axum::response::{IntoResponse, Response};
 use millrace_admission::{EntryName, SecretOrigin};
 use millrace_config::MAX_WEBHOOKS;
 use millrace_tenants::{as_written, change};
-use serde_json::Value;
 
-use super::{Editor, invalid, object, with_id};
+use super::{Editor, New, begin_new};
 use crate::error::ApiError;
 use crate::run::Ingress;
 
@@ -37,26 +36,15 @@ pub(crate) async fn new_webhook(
     editor: Editor,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let mut asked = object(&body)?;
-    let Some(Value::String(id)) = asked.remove("id") else {
-        let message = "Give the endpoint an 'id', which names it in lists and deliveries.";
-        return Err(ApiError::invalid(Some("id"), message));
-    };
-    let name = with_id(&editor.name, id);
-    change::check_id(&name).map_err(invalid)?;
-    let tenant = name.tenant().unwrap_or_default().to_owned();
-    let change = ingress.change(Editor { name: name.clone(), ..editor }).await?;
-    if change.before().is_some() {
-        let message = format!("{name} is there already: change or rotate it, or choose another id.");
-        return Err(ApiError::conflict(StatusCode::CONFLICT, message));
-    }
-    let body = change::merged(&name, None, asked, &*ingress).map_err(invalid)?;
-    let first = EntryName::Webhook(tenant.clone(), String::new());
+    let id_is = "Give the endpoint an 'id', which names it in lists and deliveries.";
+    let New { change, name, body } = begin_new(&ingress, editor, &body, id_is, "change or rotate it").await?;
+    let tenant = name.tenant().unwrap_or_default();
+    let first = EntryName::Webhook(tenant.to_owned(), String::new());
     if ingress.tenants.list(&first, MAX_WEBHOOKS).len() == MAX_WEBHOOKS {
         let message = format!("The tenant has {MAX_WEBHOOKS} endpoints, which are the most: delete one first.");
         return Err(ApiError::conflict(StatusCode::CONFLICT, message));
     }
-    let (from, secret) = ingress.new_secret(&tenant, name.id())?;
+    let (from, secret) = ingress.new_secret(tenant, name.id())?;
     let mut known = change.write("create", Some(change::derived(body, &from))).await?;
     known["secret"] = secret.into();
     Ok((StatusCode::CREATED, Json(known)).into_response())
