@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::pipeline::{Burst, SHORT, bodies, burst};
 use super::relay::{consumer, make_topics, producer};
-use super::{Row, Target, another_provider, middle, row, usage};
+use super::{Amounts, Row, Target, another_provider, middle, row, usage};
 use crate::cli::BenchArgs;
 
 /// Threads of its pipeline, each with a call, what that is called, and how much of its rate we want.
@@ -32,7 +32,7 @@ struct Hop {
 
 /// Starts the real parts and the peer, measures them in turn.
 pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
-    let (requests, runs) = if args.quick { (args.requests.min(2_000), 1) } else { (args.requests, args.runs.max(1)) };
+    let Amounts { requests, runs, warm_up } = Amounts::of(args);
     eprintln!("starting Kafka, Cassandra, the registry, every service and Bento …");
     let stack = Stack::builder().start().await?;
     let pipeline = Pipeline::start(&stack, Setup::copies(1)).await?;
@@ -43,7 +43,6 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     for (threads, _, _) in SIDES {
         hops.push(start(&kafka, threads, &base, pipeline.folder()).await?);
     }
-    let warm_up = if args.quick { requests } else { args.warm_up };
     eprintln!("warming up with {warm_up} requests on each side");
     burst(&pipeline, warm_up, SHORT).await?;
     for hop in &hops {

@@ -98,6 +98,25 @@ impl Target {
     }
 }
 
+/// How much is measured.
+struct Amounts {
+    /// Of each run.
+    requests: u32,
+    runs: u32,
+    /// Requests before the first run.
+    warm_up: u32,
+}
+
+impl Amounts {
+    fn of(args: &BenchArgs) -> Self {
+        if args.quick {
+            let requests = args.requests.min(2_000);
+            return Self { requests, runs: 1, warm_up: requests };
+        }
+        Self { requests: args.requests, runs: args.runs.max(1), warm_up: args.warm_up }
+    }
+}
+
 /// Starts the real parts, measures, shows.
 pub async fn run(args: &BenchArgs, json: bool) -> anyhow::Result<()> {
     if args.question != BenchQuestion::All {
@@ -140,13 +159,11 @@ fn print(rows: &[Row], json: bool) -> anyhow::Result<()> {
 }
 
 async fn beside_the_relay(args: &BenchArgs, with_pipeline: bool) -> anyhow::Result<Vec<Row>> {
-    let requests = if args.quick { args.requests.min(2000) } else { args.requests };
-    let runs = if args.quick { 1 } else { args.runs.max(1) };
+    let Amounts { requests, runs, warm_up } = Amounts::of(args);
     eprintln!("starting Kafka, Cassandra and the registry …");
     let stack = Stack::builder().kafka(true).cassandra(with_pipeline).registry(with_pipeline).start().await?;
     let relay = relay::Relay::prepare(&stack.bootstrap_servers()).await?;
     let pipeline = if with_pipeline { Some(Pipeline::start(&stack, Setup::copies(1)).await?) } else { None };
-    let warm_up = if args.quick { requests } else { args.warm_up };
     eprintln!("warming up with {warm_up} records on each side");
     relay.run(warm_up, relay::SHORT).await?;
     if let Some(pipeline) = &pipeline {

@@ -3,7 +3,7 @@
 use millrace_stack::Stack;
 use millrace_tests::{Pipeline, Setup};
 
-use super::{Measured, Row, middle, pipeline, row as beside};
+use super::{Amounts, Measured, Row, middle, pipeline, row as beside};
 use crate::cli::BenchArgs;
 
 /// A change of the environment of every service, and what it is called.
@@ -16,11 +16,10 @@ const VARIANTS: [(&str, &[(&str, &str)]); 4] = [
 
 /// Every variant in turn, `runs` times; the services are started anew for each.
 pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
-    let (requests, runs) = if args.quick { (args.requests.min(2_000), 1) } else { (args.requests, args.runs.max(1)) };
+    let Amounts { requests, runs, warm_up } = Amounts::of(args);
     eprintln!("starting Kafka, Cassandra and the registry …");
     let stack = Stack::builder().start().await?;
     let mut pipeline = Pipeline::start(&stack, Setup::copies(1)).await?;
-    let warm_up = if args.quick { requests } else { args.warm_up };
     eprintln!("warming up with {warm_up} records");
     pipeline::run(&pipeline, warm_up).await?;
     let mut measured: Vec<Vec<Measured>> = vec![Vec::new(); VARIANTS.len()];

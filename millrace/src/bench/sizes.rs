@@ -5,7 +5,7 @@ use millrace_tests::{Pipeline, Setup};
 
 use super::pipeline::{SHORT, burst};
 use super::relay::Relay;
-use super::{Row, alone, middle, row};
+use super::{Amounts, Row, alone, middle, row};
 use crate::cli::BenchArgs;
 
 /// Bytes of a record, what they are called, and how many times fewer there are of them.
@@ -15,12 +15,11 @@ const PEER: &str = "raw rdkafka relay, 4 hops";
 
 /// Requests per second of each size.
 pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
-    let (requests, runs) = if args.quick { (args.requests.min(2_000), 1) } else { (args.requests, args.runs.max(1)) };
+    let Amounts { requests, runs, warm_up } = Amounts::of(args);
     eprintln!("starting Kafka, Cassandra, the registry and every service …");
     let stack = Stack::builder().start().await?;
     let relay = Relay::prepare(&stack.bootstrap_servers()).await?;
     let pipeline = Pipeline::start(&stack, Setup::copies(1)).await?;
-    let warm_up = if args.quick { requests } else { args.warm_up };
     eprintln!("warming up with {warm_up} records on each side");
     relay.run(warm_up, SIZES[0].0).await?;
     burst(&pipeline, warm_up, SHORT).await?;

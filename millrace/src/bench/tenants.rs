@@ -12,7 +12,7 @@ use millrace_tests::{Pipeline, Setup};
 use serde_json::{Value, json};
 
 use super::pipeline::{Burst, SHORT, bodies, burst, burst_of};
-use super::{Row, Target, alone, middle, row, usage};
+use super::{Amounts, Row, Target, alone, middle, row, usage};
 use crate::cli::BenchArgs;
 use crate::publish::{Proof, Publisher};
 use crate::wiring::connect_codec;
@@ -27,12 +27,12 @@ const ONE: &str = "one tenant";
 
 /// Makes all tenants, then lets some of them take turns.
 pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
-    let (requests, runs) = if args.quick { (args.requests.min(2_000), 1) } else { (args.requests, args.runs.max(1)) };
+    let Amounts { requests, runs, warm_up } = Amounts::of(args);
     eprintln!("starting Kafka, Cassandra, the registry and every service …");
     let stack = Stack::builder().start().await?;
     let pipeline = Pipeline::start(&stack, Setup::copies(1)).await?;
     let config = Config::load(Some(&pipeline.config), std::iter::empty(), [])?;
-    burst(&pipeline, if args.quick { requests } else { args.warm_up }, SHORT).await?;
+    burst(&pipeline, warm_up, SHORT).await?;
     let before = usage::resident(&pipeline.pids());
     let most = TENANTS.into_iter().max().unwrap_or_default();
     eprintln!("making {most} tenants");
