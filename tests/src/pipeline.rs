@@ -146,10 +146,11 @@ pub struct Pipeline {
     pub config: PathBuf,
     /// What nobody may find in anything that was written.
     pub secrets: Secrets,
-    folder: tempfile::TempDir,
     members: Vec<Member>,
     provider_process: Process,
     vectors: Vectors,
+    /// Removed after those who write to it are gone.
+    folder: tempfile::TempDir,
 }
 
 impl Pipeline {

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
@@ -58,7 +59,7 @@ impl Collection {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let shard = state.shard.as_ref().ok_or_else(gone)?;
         let updated = shard.update(operation);
-        shard.flush();
+        flush(shard)?;
         updated.map_err(status)?;
         state.changed += points;
         if state.changed >= OPTIMIZE_AFTER {
@@ -70,7 +71,7 @@ impl Collection {
     fn tidy(&self, state: &mut State) -> Result<(), Status> {
         let shard = state.shard.as_ref().ok_or_else(gone)?;
         shard.optimize().map_err(status)?;
-        shard.flush();
+        flush(shard)?;
         prune_log(&self.directory).map_err(|error| status(error.into()))?;
         state.changed = 0;
         Ok(())
@@ -79,12 +80,28 @@ impl Collection {
     /// Closes the shard, so that its directory can be removed.
     pub(super) fn close(&self) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.shard = None;
+        let shard = state.shard.take();
+        // It flushes, and panics where it cannot; nobody waits for that any more.
+        if catch_unwind(AssertUnwindSafe(|| drop(shard))).is_err() {
+            tracing::warn!(directory = %self.directory.display(), "embedded vector store closed what it could not flush");
+        }
     }
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
+}
+
+impl Drop for Collection {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Has the shard write what it was told. It panics where it cannot, as on a full disk.
+fn flush(shard: &EdgeShard) -> Result<(), Status> {
+    let flushed = catch_unwind(AssertUnwindSafe(|| shard.flush()));
+    flushed.map_err(|_| Status::internal("Service internal error: the change could not be written to disk"))
 }
 
 /// Removes all but the newest closed file of the log. Everything in it has been flushed; the

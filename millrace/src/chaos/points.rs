@@ -16,7 +16,7 @@ use millrace_tests::{Pipeline, Setup, State};
 use serde_json::json;
 
 use super::load::{Load, Rate};
-use super::real::{BUDGET, COPIES, ENV, gather};
+use super::real::{COPIES, ENV, PLENTY, gather};
 use super::script::pays;
 use super::set_faults;
 use super::shots::{self, Shot};
@@ -53,7 +53,7 @@ const NUDGE: Duration = Duration::from_secs(12);
 pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
     let stack = Stack::builder().start().await?;
-    let env = [&ENV[..], &[(LOG, LOG_FILE), BUDGET]].concat();
+    let env = [&ENV[..], &PLENTY, &[(LOG, LOG_FILE)]].concat();
     let mut pipeline = Pipeline::start(&stack, Setup { bindings: false, ..Setup::copies(COPIES).env(&env) }).await?;
     let mut storm = Storm::default();
 

@@ -25,14 +25,17 @@ pub const ENV: [(&str, &str); 3] = [
     ("MILLRACE_PROVIDERS__SIM__TIMEOUT_MS", "5000"),
 ];
 
-/// More than a storm can spend: what is published of it is held against the ledger.
-pub const BUDGET: (&str, &str) = ("MILLRACE_TENANTS__ACME__BUDGET", "{ amount = \"1000000\" }");
+/// More than a storm can use: what is published of the budget is held against the ledger, and who has limits is counted.
+pub const PLENTY: [(&str, &str); 2] = [
+    ("MILLRACE_TENANTS__ACME__BUDGET", "{ amount = \"1000000\" }"),
+    ("MILLRACE_TENANTS__ACME__LIMITS", "{ requests_per_minute = 1000000, tokens_per_day = 1000000000 }"),
+];
 
 /// Plays and judges.
 pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     eprintln!("starting Kafka, Cassandra, the registry and {COPIES} processes of every service …");
     let stack = Stack::builder().brokers(args.brokers).synced().start().await?;
-    let env = [&ENV[..], &[BUDGET]].concat();
+    let env = [&ENV[..], &PLENTY].concat();
     let mut pipeline = Pipeline::start(&stack, Setup::copies(COPIES).env(&env)).await?;
     spoil(&pipeline.provider, args.seed).await?;
 

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::clients::python;
 use crate::until;
 
-/// With [`IN_FLIGHT`] at a time, more than are answered before both replicas were killed and have come back.
-const LINES: usize = 800;
+/// With [`IN_FLIGHT`] at a time, more than are answered before both replicas have drained, were killed and have come back.
+const LINES: usize = 1_200;
 /// `ingress.batch_in_flight` of this pipeline.
 pub const IN_FLIGHT: &str = "20";
 /// How long a provider's call takes meanwhile, and otherwise, milliseconds.
@@ -25,13 +25,24 @@ pub async fn flow_as_clients_know_them(pipeline: &Pipeline) -> anyhow::Result<()
     Ok(())
 }
 
-/// Whichever replica works on the batch: each is killed once in the middle of it.
+/// Whichever replica works on the batch: each drains once in the middle of it and gives it to the other, and each is killed
+/// once.
 pub async fn survive_the_death_of_every_replica(pipeline: &mut Pipeline) -> anyhow::Result<()> {
     set_latency(pipeline, SLOW).await?;
     let calls = pipeline.count().await?["billed_calls"].as_u64().context("calls")?;
     let file: String = (0..LINES).map(line).collect();
     let batch = create(&pipeline.doors[1], &upload(&pipeline.doors[1], &file).await?).await?;
     let mut done = 0;
+    for (drained, other) in [(0, 1), (1, 0)] {
+        let url = format!("{}/v1/batches/{batch}", pipeline.doors[other]);
+        progress(&url, done + 10).await?;
+        let name = format!("ingress-{drained}");
+        pipeline.terminate(&name).await?;
+        done = progress(&url, done + 40).await?;
+        pipeline.restart(&name)?;
+        pipeline.until_ready().await?;
+    }
+    ensure!(given_away(pipeline)? > 0, "no replica gave the batch away when it drained");
     for (killed, other) in [(0, 1), (1, 0)] {
         let url = format!("{}/v1/batches/{batch}", pipeline.doors[other]);
         progress(&url, done + 10).await?;
@@ -58,6 +69,16 @@ pub async fn survive_the_death_of_every_replica(pipeline: &mut Pipeline) -> anyh
     let paid = pipeline.count().await?["billed_calls"].as_u64().context("calls")? - calls;
     ensure!(paid == LINES as u64, "{LINES} lines were {paid} calls");
     Ok(())
+}
+
+/// How often a replica that drained has given a batch away.
+fn given_away(pipeline: &Pipeline) -> anyhow::Result<usize> {
+    let mut times = 0;
+    for replica in ["ingress-0", "ingress-1"] {
+        let log = std::fs::read_to_string(pipeline.folder().join(format!("{replica}.log")))?;
+        times += log.matches("a batch is left to another replica").count();
+    }
+    Ok(times)
 }
 
 /// What is not executed in time is said line by line, and nothing of it is published any more.
