@@ -10,6 +10,7 @@ mod gateway;
 mod idle;
 mod in_flight;
 mod litellm;
+mod machine;
 mod pipeline;
 mod price;
 mod recovery;
@@ -130,7 +131,15 @@ pub async fn run(args: &BenchArgs, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The rows of one question, and what has to be known of the machine to compare them with another's.
 async fn answer(question: BenchQuestion, args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
+    let mut rows = measure(question, args).await?;
+    let round_trip = tokio::task::spawn_blocking(machine::round_trip_micros).await??;
+    rows.push(alone("this machine: microseconds to wake another thread and be woken", (round_trip, 0.0), None));
+    Ok(rows)
+}
+
+async fn measure(question: BenchQuestion, args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     match question {
         BenchQuestion::Relay => beside_the_relay(args, false).await,
         BenchQuestion::Pipeline => beside_the_relay(args, true).await,
