@@ -153,3 +153,36 @@ pub(super) fn status(error: OperationError) -> Status {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use qdrant_client::Payload;
+    use qdrant_client::qdrant::{CreateCollectionBuilder, Distance, PointStruct, VectorParamsBuilder};
+    use qdrant_edge::{PointInsertOperations, PointOperations};
+    use tonic::Code;
+
+    use super::super::request;
+    use super::*;
+
+    fn upsert(id: u64) -> UpdateOperation {
+        let point = PointStruct::new(id, vec![0.6, 0.8], Payload::new());
+        let points = PointInsertOperations::PointsList(vec![request::point(point).expect("a point")]);
+        UpdateOperation::PointOperation(PointOperations::UpsertPoints(points))
+    }
+
+    #[test]
+    fn a_collection_that_can_not_be_written_refuses_changes_and_is_let_go_of() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path().join("passages");
+        let params = VectorParamsBuilder::new(2, Distance::Cosine);
+        let config = request::config(CreateCollectionBuilder::new("passages").vectors_config(params).build());
+        fs::create_dir(&directory).expect("a directory");
+        Collection::create(&directory, config.expect("a configuration")).expect("a shard");
+        let collection = Collection::open(directory.clone()).expect("a collection");
+        collection.change(1, upsert(1)).expect("a point that is written");
+        fs::remove_dir_all(&directory).expect("the directory goes");
+        let refused = collection.change(1, upsert(2)).expect_err("a point that can not be written");
+        assert_eq!(refused.code(), Code::Internal, "{refused}");
+        drop(collection);
+    }
+}

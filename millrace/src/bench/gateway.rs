@@ -9,7 +9,8 @@ use millrace_tests::{Pipeline, Setup, TENANT_KEY, client};
 use serde_json::json;
 
 use super::clients::{Door, Seen, first_text, load, memory_with};
-use super::{Row, Target, another_provider, litellm, middle, row, usage};
+use super::pipeline::{SHORT, burst};
+use super::{Amounts, Row, Target, another_provider, litellm, middle, row, usage};
 use crate::cli::BenchArgs;
 
 const CLIENTS: [usize; 4] = [1, 16, 64, 256];
@@ -45,9 +46,12 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     };
     let ours = Door { url: pipeline.http.clone(), key: TENANT_KEY, pids: pipeline.pids() };
     let other = Door { url, key: litellm::KEY, pids: workers.clone() };
+    let records = Amounts::of(args).warm_up;
+    eprintln!("warming up Kafka and Cassandra with {records} records");
+    burst(&pipeline, records, SHORT).await?;
     let warm_up = if args.quick { lasting } else { Duration::from_secs(60) };
     eprintln!("warming up each for {} s", warm_up.as_secs());
-    let mut asked = 0;
+    let mut asked = u64::from(records);
     for door in [&direct, &ours, &other] {
         let seen = load(door, 64, warm_up).await?;
         asked += if std::ptr::eq(door, &ours) { seen.requests } else { 0 };

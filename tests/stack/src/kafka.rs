@@ -62,6 +62,7 @@ pub(crate) fn launch(folder: &Path, index: usize, nodes: &[NodePorts], users: &[
         folder: folder.to_owned(),
         prepare: Some(format),
         arguments: run,
+        timer_slack: None,
         port: nodes[index].plain,
         probe: Probe::Kafka { node: node_id(index) },
     })
