@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use millrace_schemas::derived_uuid;
 
 /// Long enough for several under load, and so short that the partitions have equal shares of any second.
-const LASTS: Duration = Duration::from_millis(10);
+const LASTS: Duration = Duration::from_millis(20);
 /// At most so many, so that a burst is shared out too.
 const MOST: u32 = 32;
 

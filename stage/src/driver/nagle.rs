@@ -7,13 +7,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 /// The longest that a record waits for others.
-const LONGEST: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_millis(10);
+/// How far apart groups are once two more records would come meanwhile.
+const APART: Duration = Duration::from_millis(5);
 /// How far back the rate of records is looked at.
 const LOOKED_BACK: Duration = Duration::from_millis(50);
 
 /// A record leaves at once while nothing is on its way. What comes before that is acknowledged waits, and leaves
 /// together: so the busier brokers and processes are, the fewer requests there are for as many records, and one record
-/// alone loses no time. Where records come so fast that several would come while one waits, groups also keep a distance.
+/// alone loses no time. Where records come so fast that several would come meanwhile, groups also keep a distance, the
+/// larger the faster they come.
 #[derive(Clone, Default)]
 pub(super) struct Nagle(Arc<Mutex<State>>);
 
@@ -43,9 +46,9 @@ impl Rate {
         self.recent = self.recent * (-ago.as_secs_f64() / LOOKED_BACK.as_secs_f64()).exp() + 1.0;
     }
 
-    /// How many more would come while one waits for the longest time.
-    fn while_one_waits(&self) -> f64 {
-        (self.recent - 1.0) * LONGEST.as_secs_f64() / LOOKED_BACK.as_secs_f64()
+    /// How many more would come within [`APART`].
+    fn meanwhile(&self) -> f64 {
+        (self.recent - 1.0) * APART.as_secs_f64() / LOOKED_BACK.as_secs_f64()
     }
 }
 
@@ -88,8 +91,8 @@ impl Nagle {
 impl State {
     /// When the next group may leave.
     fn next(&self, now: Instant) -> Instant {
-        // None for less than one more, all of it for two.
-        let distance = LONGEST.mul_f64((self.rate.while_one_waits() - 1.0).clamp(0.0, 1.0));
+        // None for less than one more, and no more than a record may wait.
+        let distance = APART.mul_f64((self.rate.meanwhile() - 1.0).max(0.0)).min(LONGEST);
         self.left.map_or(now, |left| left + distance)
     }
 
@@ -207,9 +210,11 @@ mod tests {
     async fn groups_keep_a_distance_only_where_many_would_come_while_one_waits() {
         let seldom = waits(Duration::from_millis(6)).await;
         assert!(seldom.iter().all(|(_, waited)| waited.is_zero()), "{seldom:?}");
-        let often = waits(Duration::from_millis(1)).await;
-        let groups: std::collections::BTreeSet<_> = often.iter().skip(50).map(|(left, _)| *left).collect();
-        assert!(groups.len() < 15, "50 records left in {} groups", groups.len());
-        assert!(often.iter().all(|(_, waited)| *waited <= LONGEST + Duration::from_millis(1)), "{often:?}");
+        for (every, most_groups) in [(2, 25), (1, 6)] {
+            let often = waits(Duration::from_millis(every)).await;
+            let groups: std::collections::BTreeSet<_> = often.iter().skip(50).map(|(left, _)| *left).collect();
+            assert!(groups.len() <= most_groups, "50 records left in {} groups", groups.len());
+            assert!(often.iter().all(|(_, waited)| *waited <= LONGEST + Duration::from_millis(1)), "{often:?}");
+        }
     }
 }
