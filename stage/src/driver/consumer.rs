@@ -425,7 +425,12 @@ impl<H: Handler> PollLoop<H> {
                     .iter()
                     .for_each(|(partition, epoch, offset)| tracker.committed(partition, *epoch, *offset));
             }
-            Err(error) => tracing::warn!(%error, stage = self.shared.stage, "commit failed, it is sent again"),
+            Err(error) => {
+                tracing::warn!(%error, stage = self.shared.stage, "commit failed, it is sent again");
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownMemberId) {
+                    self.expelled();
+                }
+            }
         }
     }
 

@@ -154,11 +154,25 @@ impl<H: Handler> PollLoop<H> {
             }
             self.commit_now(&given.keys);
             given.keys.iter().for_each(|key| self.forget(key));
-            if let Err(error) = self.consumer.incremental_unassign(&given.partitions) {
-                tracing::warn!(%error, "unassignment was refused");
-            }
+            self.let_go(&given.partitions);
         }
         self.state.giving_up = waiting;
+    }
+
+    /// The group does not know this process any more. What it gives up has another owner by now, so nothing in flight
+    /// there is waited for: it may itself wait for a commit that is acknowledged. The client says of no partition that
+    /// it is lost before it has been told that these are let go of.
+    pub(super) fn expelled(&mut self) {
+        for given in std::mem::take(&mut self.state.giving_up) {
+            given.keys.iter().for_each(|key| self.forget(key));
+            self.let_go(&given.partitions);
+        }
+    }
+
+    fn let_go(&self, partitions: &TopicPartitionList) {
+        if let Err(error) = self.consumer.incremental_unassign(partitions) {
+            tracing::warn!(%error, "unassignment was refused");
+        }
     }
 
     fn forget(&mut self, key: &Partition) {
