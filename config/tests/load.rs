@@ -397,6 +397,10 @@ fn values_must_make_sense_together() {
         ("[kafka]\ntopic_prefix = \"a/b\"".into(), &["`kafka.topic_prefix`", "letters, digits"]),
         ("[kafka]\ngroup_prefix = \"ä\"".into(), &["`kafka.group_prefix`"]),
         ("[kafka.producer]\nacks = 1".into(), &["`kafka.producer.acks`", "set by Millrace itself"]),
+        (
+            "[kafka.producer]\n\"message.timeout.ms\" = \"1000\"".into(),
+            &["`kafka.producer.\"message.timeout.ms\"`", "never times out"],
+        ),
         ("[kafka.consumer]\n\"group.id\" = \"x\"".into(), &["`kafka.consumer.\"group.id\"`", "kafka.group_prefix"]),
         ("[ingress]\nlisten = \"8080\"".into(), &["`ingress.listen`", "host:port"]),
         ("[telemetry]\nlisten = \"localhost:99999\"".into(), &["`telemetry.listen`"]),

@@ -44,7 +44,7 @@ pub(crate) fn of_unreadable(record: &Received, lane: Lane, ended: Ended, taken: 
     let request_id = record.header("request_id").and_then(|id| RequestId::parse(tenant, id));
     let meta = Meta {
         request_id: request_id.unwrap_or_else(|| RequestId::of_coordinates(tenant, &record.at)).into_string(),
-        run: 0,
+        run: record.run(),
         tenant: tenant.to_owned(),
         user: user.to_owned(),
         key_id: None,
@@ -201,9 +201,10 @@ pub(crate) mod tests {
 
         let id = RequestId::fresh("acme");
         let header = |name: &str, value: &str| (name.to_owned(), Some(value.as_bytes().to_vec()));
-        let headers = vec![header("tenant", "acme"), header("request_id", id.as_str())];
+        let headers = vec![header("tenant", "acme"), header("request_id", id.as_str()), header("run", "2")];
         let known = of_unreadable(&record(headers), Lane::Interactive, ended.clone(), 1, 2);
         assert_eq!((known.meta.tenant.as_str(), known.meta.request_id.as_str()), ("acme", id.as_str()));
+        assert_eq!((nobody.run, known.meta.run), (0, 2));
         assert_eq!(known.ended, Some(ended.clone()));
         let headers = vec![header("tenant", "other"), header("request_id", id.as_str())];
         assert_ne!(of_unreadable(&record(headers), Lane::Batch, ended, 1, 2).meta.request_id, id.as_str());

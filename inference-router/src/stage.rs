@@ -151,10 +151,7 @@ impl InferenceRouter {
     /// The completion first; once it is acknowledged, the ends of the calls it bills.
     fn plan(&self, completion: &Completion) -> Result<Plan, StageError> {
         let value = self.codec.encode(completion).map_err(broken)?;
-        let Completion { meta, .. } = completion;
-        let primary = Outgoing::new(topics::of(topics::COMPLETIONS, self.lane), meta.request_id.as_bytes(), value)
-            .header("request_id", &meta.request_id)
-            .header("tenant", &meta.tenant);
+        let primary = Outgoing::of_request(topics::of(topics::COMPLETIONS, self.lane), &completion.meta, value);
         Ok(Plan { primary: Some(primary), then: self.finished(completion)? })
     }
 

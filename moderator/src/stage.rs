@@ -52,10 +52,10 @@ impl ModeratorStage {
                 let count = self.producer.partitions(topics::REPLIES).await;
                 let count = count.map_err(|e| StageError::retry(format!("`replies` is not known: {e}")))?;
                 let to = To::Partition(replies::partition(replica, count));
-                Some(addressed(topics::REPLIES.to_owned(), meta, value.clone()).to(to).header("replica", replica))
+                Some(Outgoing::of_request(topics::REPLIES, meta, value.clone()).to(to).header("replica", replica))
             }
         };
-        let primary = addressed(topics::of(topics::OUTCOMES, self.lane), meta, value);
+        let primary = Outgoing::of_request(topics::of(topics::OUTCOMES, self.lane), meta, value);
         Ok(Plan { primary: Some(primary), then: reply.into_iter().collect() })
     }
 }
@@ -104,7 +104,7 @@ fn meta_of_headers(record: &Received, lane: Lane) -> Meta {
         .map_or_else(|| RequestId::of_coordinates(&tenant, &record.at).into_string(), str::to_owned);
     Meta {
         request_id,
-        run: 0,
+        run: record.run(),
         user: SYSTEM_TENANT.to_owned(),
         tenant,
         key_id: None,
@@ -118,10 +118,4 @@ fn meta_of_headers(record: &Received, lane: Lane) -> Meta {
         reply_topic: None,
         labels: BTreeMap::new(),
     }
-}
-
-fn addressed(topic: String, meta: &Meta, value: Vec<u8>) -> Outgoing {
-    Outgoing::new(topic, meta.request_id.as_bytes(), value)
-        .header("request_id", &meta.request_id)
-        .header("tenant", &meta.tenant)
 }

@@ -322,11 +322,7 @@ impl PromptBuilder {
         let Some(outcome) = self.results.get(&meta.tenant, &meta.request_id).await.map_err(stage_error)? else {
             return Ok(Plan::default());
         };
-        let addressed = |topic: &str| {
-            Outgoing::new(topic, meta.request_id.as_bytes(), outcome.clone())
-                .header("request_id", &meta.request_id)
-                .header("tenant", &meta.tenant)
-        };
+        let addressed = |topic: &str| Outgoing::of_request(topic, meta, outcome.clone());
         let mut plan = Plan::default();
         if let Some(replica) = &meta.reply_replica {
             let count = self.partitions.count(topics::REPLIES).await;
@@ -445,10 +441,7 @@ impl PromptBuilder {
     /// The prompt first; once it is acknowledged, the ends of the calls it bills.
     fn plan(&self, prompt: &Prompt) -> Result<Plan, StageError> {
         let value = self.codec.encode(prompt).map_err(broken)?;
-        let meta = &prompt.meta;
-        let primary = Outgoing::new(topics::of(topics::PROMPTS, self.lane), meta.request_id.as_bytes(), value)
-            .header("request_id", &meta.request_id)
-            .header("tenant", &meta.tenant);
+        let primary = Outgoing::of_request(topics::of(topics::PROMPTS, self.lane), &prompt.meta, value);
         Ok(Plan { primary: Some(primary), then: self.finished(prompt)? })
     }
 

@@ -269,7 +269,8 @@ impl Bench {
         assert_eq!((primary.topic.as_str(), primary.to), ("prompts.batch", To::SamePartition));
         let prompt: Prompt = self.builder.codec.decode(&primary.value).await.unwrap();
         assert_eq!(primary.key, prompt.meta.request_id.as_bytes());
-        let headers = [("request_id", prompt.meta.request_id.clone()), ("tenant", prompt.meta.tenant.clone())];
+        let mut headers = vec![("request_id", prompt.meta.request_id.clone()), ("tenant", prompt.meta.tenant.clone())];
+        headers.extend((prompt.meta.run > 0).then(|| ("run", prompt.meta.run.to_string())));
         assert_eq!(primary.headers, headers);
         assert_eq!(prompt.stages.len(), 1);
         prompt

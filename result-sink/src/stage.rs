@@ -96,9 +96,7 @@ impl Stage for ResultSinkStage {
         self.store(record, &outcome).await?;
         let then = self.deliveries(record, &outcome).await?;
         let fact = self.codec.encode(&fact_of(&outcome)).map_err(|e| StageError::Fatal(e.to_string()))?;
-        let fact = Outgoing::new(topics::FACTS, outcome.meta.request_id.as_bytes(), fact)
-            .header("request_id", &outcome.meta.request_id)
-            .header("tenant", &outcome.meta.tenant);
+        let fact = Outgoing::of_request(topics::FACTS, &outcome.meta, fact);
         Ok(Plan { primary: Some(fact), then })
     }
 }
@@ -116,9 +114,7 @@ fn poison(record: &Received, message: &str) -> StageError {
 }
 
 fn addressed(topic: &str, record: &Received, outcome: &Outcome) -> Outgoing {
-    Outgoing::new(topic, outcome.meta.request_id.as_bytes(), record.value.clone())
-        .header("request_id", &outcome.meta.request_id)
-        .header("tenant", &outcome.meta.tenant)
+    Outgoing::of_request(topic, &outcome.meta, record.value.clone())
 }
 
 fn stage_error(error: StorageError) -> StageError {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use millrace_schemas::{Codec, CodecError, Coordinates, Source};
+use millrace_schemas::{Codec, CodecError, Coordinates, Meta, Source};
 use millrace_telemetry::{TRACEPARENT, TraceContext};
 use tokio_util::sync::CancellationToken;
 
@@ -11,6 +11,8 @@ use crate::core::{Lease, Moment};
 
 /// Between two looks at a lease that does not hold.
 const LOOK: Duration = Duration::from_millis(5);
+/// The header that says the run of a request, unless it is the first.
+const RUN: &str = "run";
 
 /// A record as it was read.
 #[derive(Debug, Clone)]
@@ -55,6 +57,12 @@ impl Received {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         std::str::from_utf8(self.header_bytes(name)?).ok()
+    }
+
+    /// The run of the request that its writer said it belongs to.
+    #[must_use]
+    pub fn run(&self) -> i32 {
+        self.header(RUN).and_then(|run| run.parse().ok()).unwrap_or_default()
     }
 
     /// The last header of this name.
@@ -104,6 +112,15 @@ impl Outgoing {
     #[must_use]
     pub fn new(topic: impl Into<String>, key: impl Into<Vec<u8>>, value: Vec<u8>) -> Self {
         Self { topic: topic.into(), to: To::SamePartition, key: key.into(), value, headers: Vec::new(), foreign: false }
+    }
+
+    /// A record about one run of a request. Its headers say which: whoever can not read the value knows it yet.
+    #[must_use]
+    pub fn of_request(topic: impl Into<String>, meta: &Meta, value: Vec<u8>) -> Self {
+        let out = Self::new(topic, meta.request_id.as_bytes(), value)
+            .header("request_id", &meta.request_id)
+            .header("tenant", &meta.tenant);
+        if meta.run == 0 { out } else { out.header(RUN, meta.run.to_string()) }
     }
 
     /// Sets the partition.

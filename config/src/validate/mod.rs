@@ -13,7 +13,7 @@ pub(crate) type Checked = Result<(), ConfigError>;
 
 /// librdkafka settings that the stage loop owns, because its guarantees rest on them, and what to
 /// set instead.
-const OWNED: [(&str, &str); 14] = [
+const OWNED: [(&str, &str); 16] = [
     ("bootstrap.servers", "set kafka.bootstrap_servers"),
     ("metadata.broker.list", "set kafka.bootstrap_servers"),
     ("group.id", "set kafka.group_prefix"),
@@ -27,6 +27,8 @@ const OWNED: [(&str, &str); 14] = [
     ("enable.idempotence", "remove it: producers are always idempotent"),
     ("acks", "remove it: accepted means acknowledged by all replicas"),
     ("request.required.acks", "remove it: accepted means acknowledged by all replicas"),
+    ("message.timeout.ms", "remove it: what a stage writes never times out"),
+    ("delivery.timeout.ms", "remove it: what a stage writes never times out"),
     ("transactional.id", "remove it: transactions are not used"),
 ];
 
