@@ -188,7 +188,8 @@ impl<L: CallLog + Clone> Router<L> {
         Reader::of(replies, work.record, work.prompt, work.operation, body, held_to)
     }
 
-    /// One call, recorded before and after.
+    /// One call, recorded before and after. Thousands of these wait at once: what is rare is in boxes, so that it takes no room
+    /// in all of them.
     async fn attempt(
         &self,
         work: &mut Work<'_>,
@@ -201,15 +202,15 @@ impl<L: CallLog + Clone> Router<L> {
         let call = self.ledger.start(work.record, &work.who, &slot, work.operation, bounds).await?;
         reservation.started();
         if work.record.assignment.is_cancelled() {
-            self.ledger.not_sent(work.record, call, "the partition was taken away").await?;
+            Box::pin(self.ledger.not_sent(work.record, call, "the partition was taken away")).await?;
             return Err(StageError::retry("the partition was taken away"));
         }
         if time_until(work.prompt.meta.deadline).is_none() {
-            self.ledger.not_sent(work.record, call, "the deadline passed").await?;
+            Box::pin(self.ledger.not_sent(work.record, call, "the deadline passed")).await?;
             return Ok(Attempt::Ended(Ended::expired(TOO_LATE)));
         }
         if work.watch.is_cancelled() {
-            self.ledger.not_sent(work.record, call, CANCELLED).await?;
+            Box::pin(self.ledger.not_sent(work.record, call, CANCELLED)).await?;
             return Ok(Attempt::Ended(Ended::cancelled()));
         }
         let asked = async {
@@ -232,7 +233,7 @@ impl<L: CallLog + Clone> Router<L> {
             biased;
             result = asked => result,
             () = work.watch.cancelled() => {
-                work.bill.push(self.ledger.broken_off(work.record, call, CANCELLED).await?);
+                work.bill.push(Box::pin(self.ledger.broken_off(work.record, call, CANCELLED)).await?);
                 return Ok(Attempt::Ended(Ended::cancelled()));
             }
         };
@@ -243,7 +244,7 @@ impl<L: CallLog + Clone> Router<L> {
                 Ok(Attempt::Answered(answer))
             }
             Err(error) => {
-                let line = self.ledger.failed(work.record, call, &error).await?;
+                let line = Box::pin(self.ledger.failed(work.record, call, &error)).await?;
                 work.add_failed(line, &error);
                 Ok(Attempt::Failed(error))
             }

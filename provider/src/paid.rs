@@ -12,6 +12,7 @@
 //! | broken off by us | `unconfirmed`, at once: nobody will see its end | `unconfirmed`, charged with nothing |
 
 use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -156,7 +157,7 @@ impl CallLog for CallsTopic {
         let headers = [(SOURCE_HEADER, source.as_str()), (TRACEPARENT, trace.as_str())];
         let sending = self.producer.send(&out, record.at.partition % count, &headers);
         if call.kind == CallKind::Started && fail_point::is_off("write-ahead") {
-            begin(sending).await;
+            begin(pin!(sending)).await;
             return Ok(());
         }
         Ok(sending.await?)
@@ -164,8 +165,7 @@ impl CallLog for CallsTopic {
 }
 
 /// Hands a record to the client and does not wait for it.
-async fn begin(sending: impl Future<Output = Result<(), ProduceError>>) {
-    let mut sending = std::pin::pin!(sending);
+async fn begin(mut sending: Pin<&mut impl Future<Output = Result<(), ProduceError>>>) {
     std::future::poll_fn(|context| {
         let _not_waited_for = sending.as_mut().poll(context);
         Poll::Ready(())
@@ -239,8 +239,8 @@ impl<L: CallLog> Ledgered<L> {
         let target = slot.target();
         // Before, so that a process that was frozen announces nothing; and after, when it was frozen meanwhile.
         record.may_pay().await;
-        let announced = started_call(call_id(), who, target, operation, bounds, &self.prices)?;
-        let call = Call { provider_key: slot.key_name().map(str::to_owned), ..announced };
+        let mut call = started_call(call_id(), who, target, operation, bounds, &self.prices)?;
+        call.provider_key = slot.key_name().map(str::to_owned);
         self.log.append(record, &call).await?;
         record.may_pay().await;
         Ok(StartedCall { call, alias: target.alias.clone() })

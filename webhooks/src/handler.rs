@@ -1,6 +1,7 @@
 //! The driver's side: outcomes become deliveries.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ impl Handler for WebhooksHandler {
         let inner = Arc::clone(&self.inner);
         self.runtime.spawn(async move {
             let assignment = delivery.record.assignment.clone();
-            assignment.run_until_cancelled(inner.work(delivery)).await;
+            // Pinned here: given by value, this large future would be held twice.
+            assignment.run_until_cancelled(pin!(inner.work(delivery))).await;
         });
     }
 }

@@ -1,5 +1,6 @@
 //! Deliveries, and how a stage works one off.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -131,7 +132,8 @@ impl<S: Stage> Handler for StageHandler<S> {
         self.runtime.spawn(
             async move {
                 let assignment = delivery.record.assignment.clone();
-                assignment.run_until_cancelled(worker.work(delivery)).await;
+                // Pinned here: given by value, this large future would be held twice.
+                assignment.run_until_cancelled(pin!(worker.work(delivery))).await;
             }
             .instrument(span),
         );

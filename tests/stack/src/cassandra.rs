@@ -9,8 +9,8 @@ use crate::parts::CASSANDRA;
 use crate::server::{Launch, write_file};
 use crate::wire::Probe;
 
-/// Workers that have nothing to do ask their timers for 10 µs before they look again (`SEPWorker`). On virtual machines,
-/// whose timers are dear, that takes more of two cores than all requests.
+/// Workers that have nothing to do ask their timers for 10 µs before they look again (`SEPWorker`). That is dear on
+/// virtual machines, and nobody waits for it.
 const TIMER_SLACK: Duration = Duration::from_millis(1);
 
 /// How to run the node.
