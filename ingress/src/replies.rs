@@ -127,7 +127,7 @@ pub fn start(
         .name("replies".to_owned())
         .spawn(move || {
             while !shutdown.is_cancelled() {
-                match consumer.poll(Duration::from_millis(100)) {
+                match consumer.poll(Duration::from_millis(250)) {
                     Some(Ok(message)) => {
                         if let Some((request_id, outcome)) = answer(&message, &replica, &waiters) {
                             unsettled.told(request_id, outcome, &with);

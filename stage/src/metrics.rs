@@ -49,7 +49,10 @@ impl StageMetrics {
                 &["stage", "lane"],
             )?,
             errors: IntCounterVec::new(
-                Opts::new("millrace_stage_errors_total", "Failures by class: retry, poison, fatal, customer_topic."),
+                Opts::new(
+                    "millrace_stage_errors_total",
+                    "Failures by class: retry, poison, fatal, customer_topic, lost_client.",
+                ),
                 &["stage", "lane", "class"],
             )?,
             rebalances: IntCounterVec::new(

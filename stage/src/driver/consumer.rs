@@ -17,14 +17,15 @@ use tokio_util::sync::CancellationToken;
 use super::committer::{Answer, Committer, Head};
 use super::context::Notes;
 use super::handler::{Delivery, Handler, Settled};
+use super::lost::Lost;
 use super::readiness::{Known, readiness};
 use super::restore::{Restorer, Told};
 use super::run::{DriverError, Ready};
 use crate::core::{Duplicates, Lease, Moment, Partition, Refused, Room, Seen, Ticket, Tracker};
 use crate::{Received, StageMetrics};
 
-/// Longest sleep in `poll` with nothing to do.
-const IDLE: Duration = Duration::from_millis(100);
+/// Longest sleep in `poll` with nothing to do. Only a shutdown waits for its end.
+pub(super) const IDLE: Duration = Duration::from_millis(250);
 /// Longest sleep in `poll` while something may change from outside.
 const BUSY: Duration = Duration::from_millis(5);
 /// Records taken between two looks at everything else.
@@ -133,6 +134,7 @@ pub struct PollLoop<H> {
     pub shutdown: CancellationToken,
     pub ready: Ready,
     pub lease: Lease,
+    pub lost: Lost,
     pub state: State,
 }
 
@@ -210,6 +212,9 @@ impl<H: Handler> PollLoop<H> {
                 self.stop_taking();
             }
             self.lease.beat(Moment::now());
+            if self.lost.is_certain(self.consumer.context().has_way(), Instant::now()) {
+                return Err(DriverError::Lost);
+            }
             self.read_notes()?;
             self.take_over_restored()?;
             self.finish_giving_up();

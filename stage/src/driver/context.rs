@@ -12,6 +12,8 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::util::Timeout;
 
+use super::consumer::IDLE;
+
 /// A note from a callback.
 pub enum Note {
     Assigned(TopicPartitionList),
@@ -24,6 +26,7 @@ pub struct Notes {
     closing: AtomicBool,
     lag: AtomicI64,
     disconnected: AtomicBool,
+    has_no_way: AtomicBool,
 }
 
 impl Notes {
@@ -46,6 +49,11 @@ impl Notes {
         !self.disconnected.load(Ordering::Relaxed)
     }
 
+    /// Whether it has a connection and knows its group's coordinator, as of the last statistics.
+    pub fn has_way(&self) -> bool {
+        !self.has_no_way.load(Ordering::Relaxed)
+    }
+
     /// The consumer reported an error.
     pub fn disconnected(&self) {
         self.disconnected.store(true, Ordering::Relaxed);
@@ -60,9 +68,12 @@ impl ClientContext for Notes {
     fn stats(&self, statistics: Statistics) {
         let partitions = statistics.topics.values().flat_map(|t| t.partitions.values());
         self.lag.store(partitions.map(|p| p.consumer_lag.max(0)).sum(), Ordering::Relaxed);
-        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+        let is_up = statistics.brokers.values().any(|broker| broker.state == "UP");
+        if is_up {
             self.disconnected.store(false, Ordering::Relaxed);
         }
+        let has_coordinator = statistics.cgrp.is_none_or(|group| group.state == "up");
+        self.has_no_way.store(!is_up || !has_coordinator, Ordering::Relaxed);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -98,6 +109,6 @@ impl ConsumerContext for Notes {
     }
 
     fn main_queue_min_poll_interval(&self) -> Timeout {
-        Timeout::After(std::time::Duration::from_millis(100))
+        Timeout::After(IDLE)
     }
 }

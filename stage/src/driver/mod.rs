@@ -7,6 +7,7 @@ mod customers;
 mod follow;
 mod handler;
 mod kafka;
+mod lost;
 mod nagle;
 mod polled;
 mod position;

@@ -75,7 +75,7 @@ struct Found {
     outputs: Vec<Received>,
 }
 
-enum ScanError {
+pub(super) enum ScanError {
     Outage(String),
     Operator(String),
 }
@@ -368,7 +368,7 @@ fn read_range(
     result
 }
 
-fn committed(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<Option<i64>, ScanError> {
+pub(super) fn committed(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<Option<i64>, ScanError> {
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition);
     let answered = consumer.committed_offsets(list, ANSWER)?;

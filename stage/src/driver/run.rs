@@ -15,6 +15,7 @@ use super::context::Notes;
 use super::customers::Customers;
 use super::handler::{Handler, StageHandler};
 use super::kafka::consumer_config;
+use super::lost::{Lost, Way};
 use super::producer::Producer;
 use super::restore::Restorer;
 use crate::core::{Lease, Limits, Moment, Tracker};
@@ -77,6 +78,9 @@ pub enum DriverError {
     /// Kafka refuses us.
     #[error("kafka refuses: {0}")]
     Kafka(String),
+    /// The consumer's client does not find its way back to the brokers, where another client does.
+    #[error("the client does not find its group's coordinator any more, and another one does")]
+    Lost,
 }
 
 /// Drives a [`Stage`] until shutdown or failure. Everything in flight at shutdown is drained.
@@ -104,13 +108,26 @@ pub async fn run_stage<S: Stage>(
     result
 }
 
-/// Drives any [`Handler`] until shutdown or failure.
+/// Drives any [`Handler`] until shutdown or failure. A client that is lost is replaced: for the handler, its partitions were
+/// taken away and come back.
 ///
 /// # Errors
 /// [`DriverError`].
 pub async fn run_handler<H: Handler>(spec: DriverSpec, env: &StageEnv, handler: H) -> Result<(), DriverError> {
-    let spec = Arc::new(spec);
-    let handler = Arc::new(handler);
+    let (spec, handler) = (Arc::new(spec), Arc::new(handler));
+    loop {
+        match run_client(Arc::clone(&spec), env, Arc::clone(&handler)).await {
+            Err(error @ DriverError::Lost) if !env.shutdown.is_cancelled() => {
+                env.metrics.errors_of(spec.stage, &spec.lane, "lost_client").inc();
+                tracing::error!(stage = spec.stage, lane = spec.lane, %error, "the client is replaced");
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Until shutdown or failure, or until the client is lost.
+async fn run_client<H: Handler>(spec: Arc<DriverSpec>, env: &StageEnv, handler: Arc<H>) -> Result<(), DriverError> {
     let logical: BTreeMap<String, Arc<str>> = spec
         .topics
         .iter()
@@ -123,6 +140,12 @@ pub async fn run_handler<H: Handler>(spec: DriverSpec, env: &StageEnv, handler: 
         .map_err(refused)?;
     let names: Vec<&str> = logical.keys().map(String::as_str).collect();
     consumer.subscribe(&names).map_err(refused)?;
+    let way = Way {
+        kafka: env.kafka.clone(),
+        stage: env.stage.clone(),
+        group: env.kafka.group(&spec.group),
+        topic: names.first().map(|name| (*name).to_owned()).unwrap_or_default(),
+    };
 
     let limits = Limits { window: env.stage.window, records: env.stage.max_in_flight, bytes: env.stage.max_bytes };
     let shared = Arc::new(Shared::new(Tracker::new(limits), env.metrics.clone(), spec.stage, spec.lane.clone()));
@@ -153,14 +176,20 @@ pub async fn run_handler<H: Handler>(spec: DriverSpec, env: &StageEnv, handler: 
         ready: Arc::clone(&env.ready),
         // The broker gives a silent member up after a session; half of it is safe to be silent for.
         lease: Lease::new(Duration::from_millis(env.stage.session_timeout_ms / 2), Moment::now()),
+        lost: Lost::new(way, tokio::runtime::Handle::current()),
         state: State::default(),
     };
     let (ended, end) = tokio::sync::oneshot::channel();
+    let client = Arc::clone(&poll_loop.consumer);
     std::thread::Builder::new()
         .name(format!("{}.{}", spec.stage, spec.lane))
         .spawn(move || {
+            let result = poll_loop.run();
+            // Nobody waits for the end of a client that is lost: it may not find that either.
+            let lost = matches!(result, Err(DriverError::Lost)).then_some(client);
             // The receiver is gone when the caller was cancelled: the loop still drains.
-            let _gone = ended.send(poll_loop.run());
+            let _gone = ended.send(result);
+            drop(lost);
         })
         .map_err(|e| DriverError::Kafka(format!("no thread for the poll loop: {e}")))?;
     end.await.unwrap_or_else(|_| Err(DriverError::Stage("the poll loop panicked".to_owned())))
