@@ -264,10 +264,10 @@ impl Pipeline {
         Ok(std::fs::write(&file, edit(settings))?)
     }
 
-    /// Waits until every process says that it is ready.
+    /// Waits until every process says that it is ready, apart from those that were ended.
     pub async fn until_ready(&self) -> anyhow::Result<()> {
         let client = client()?;
-        for member in &self.members {
+        for member in self.members.iter().filter(|member| member.process.is_some()) {
             let until = Instant::now() + READY_WITHIN;
             loop {
                 let why = match client.get(format!("{}/ready", member.watched)).send().await {

@@ -65,7 +65,8 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<Verdict> {
     let count: usize = points.values().map(BTreeSet::len).sum();
     let shots = shots::of(&points, args.seed, args.one_in.unwrap_or(1));
     let mut lines: Vec<Line> = shots.into_iter().map(|(service, shots)| Line::new(&service, shots)).collect();
-    eprintln!("{count} points, of which {} shots are fired", lines.iter().map(|line| line.left.len()).sum::<usize>());
+    let fired: usize = lines.iter().map(|line| line.left.len()).sum();
+    eprintln!("{count} points, of which {fired} shots are fired (--seed {})", args.seed);
     let mut not_reached = fire(&mut pipeline, &mut load, &mut lines, &mut storm).await?;
 
     let given = load.stop().await?;

@@ -2,18 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use millrace_schemas::{Coordinates, RequestId};
 use millrace_stack::Stack;
 use millrace_tests::{FAST_REQUESTS, Pipeline, State, TENANT_KEY};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
-use crate::{produce_to, producer, tapped, until};
+use crate::{committed, produce_to, producer, tapped, until};
 
 const BOUND: &str = "acme.requests";
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -130,6 +128,14 @@ pub async fn from_the_request_of_what_an_inner_stage_gave_up(
     redriven_by_two(pipeline, &text(&lost, "letter")?).await?;
     let answered = until(&url, |v| v["run"] == 1).await?;
     ensure!(answered["status"] == "succeeded", "{answered}");
+
+    // What is damaged on a later run's way is that run's failure.
+    let id = RequestId::fresh("acme").into_string();
+    let headers = [("request_id", id.as_str()), ("tenant", "acme"), ("run", "2")];
+    produce_to(&producer, "e2e.completions.batch", Some(PARTITION), &headers, b"damaged").await?;
+    let url = format!("{}/v1/requests/{id}", pipeline.http);
+    let failed = until(&url, |v| v["status"] == "failed").await?;
+    ensure!(failed["run"] == 2 && failed["error"]["code"] == "internal_error", "{failed}");
     Ok(())
 }
 
@@ -149,9 +155,13 @@ pub async fn written_before_its_record_is_passed_over(stack: &Stack, pipeline: &
         ensure!(Instant::now() < until_failed, "the builders go on without the dead letter");
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    let bootstrap = stack.bootstrap_servers();
-    let committed = tokio::task::spawn_blocking(move || committed(&bootstrap)).await??;
+    let committed = committed(stack, "e2e.prompt-builder.batch", BOUND, PARTITION).await?;
     ensure!(committed <= offset, "the record at {offset} is passed over: committed at {committed}");
+    let at = Coordinates { topic: BOUND.to_owned(), generation: 0, partition: PARTITION, offset };
+    let id = RequestId::of_coordinates("acme", &at).into_string();
+    let prompts = tapped(pipeline, "prompts.batch", 1).await?;
+    let ended = prompts.iter().find(|prompt| prompt["headers"]["request_id"] == id.as_str());
+    ensure!(ended.is_none(), "it ended before its dead letter was written: {ended:?}");
 
     pipeline.command(&["topics", "apply"]).await?;
     for builder in BUILDERS {
@@ -160,7 +170,8 @@ pub async fn written_before_its_record_is_passed_over(stack: &Stack, pipeline: &
     pipeline.until_ready().await?;
     let place = format!("{BOUND}/{PARTITION}/{offset}");
     let found = letter(pipeline, |l| l["from"] == place.as_str()).await?;
-    let url = format!("{}/v1/requests/{}", pipeline.http, text(&found, "request_id")?);
+    ensure!(found["request_id"] == id.as_str(), "{found} is not of {id}");
+    let url = format!("{}/v1/requests/{id}", pipeline.http);
     let failed = until(&url, |v| v["status"] != "in_progress").await?;
     ensure!(failed["error"]["code"] == "undecodable", "{failed}");
     Ok(())
@@ -168,18 +179,6 @@ pub async fn written_before_its_record_is_passed_over(stack: &Stack, pipeline: &
 
 fn both_failed(pipeline: &mut Pipeline) -> anyhow::Result<bool> {
     Ok(pipeline.state(BUILDERS[0])? == State::Failed && pipeline.state(BUILDERS[1])? == State::Failed)
-}
-
-fn committed(bootstrap: &str) -> anyhow::Result<i64> {
-    let group: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", bootstrap).set("group.id", "e2e.prompt-builder.batch").create()?;
-    let mut list = TopicPartitionList::new();
-    list.add_partition(BOUND, PARTITION);
-    let answer = group.committed_offsets(list, Duration::from_secs(15))?;
-    match answer.elements().first().map(|element| element.offset()) {
-        Some(Offset::Offset(offset)) => Ok(offset),
-        other => bail!("{other:?}"),
-    }
 }
 
 /// The open dead letter that is so, once there is one.

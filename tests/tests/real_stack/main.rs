@@ -6,6 +6,7 @@ mod batches;
 mod bodies;
 mod cancel;
 mod clients;
+mod copies;
 mod crash;
 mod customers;
 mod dlq;
@@ -23,6 +24,7 @@ mod secrets;
 mod stream;
 mod tenants;
 mod volume;
+mod written_first;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,8 +36,10 @@ use millrace_tests::{
     client, kafka_users, millrace, run,
 };
 use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 /// Where pages may come from that call the ingress.
@@ -75,6 +79,9 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
     dlq::mended_and_run_again_once(&stack, &mut pipeline).await?;
     dlq::from_the_request_of_what_an_inner_stage_gave_up(&stack, &mut pipeline).await?;
     dlq::written_before_its_record_is_passed_over(&stack, &mut pipeline).await?;
+    copies::are_dropped_by_every_reader(&stack, &mut pipeline).await?;
+    written_first::a_recorded_call_is_not_paid_again(&stack, &mut pipeline).await?;
+    written_first::nothing_is_paid_or_accepted_before_it_is_written(&stack, &mut pipeline).await?;
     cancel::a_running_call_is_broken_off_and_on_the_bill(&pipeline).await?;
     bodies::are_answered_at_both_doors(&stack, &mut pipeline).await?;
     idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
@@ -189,6 +196,23 @@ async fn produce_to(
     record.partition = partition;
     let sent = producer.send(record, Duration::from_secs(10)).await;
     Ok(sent.map_err(|(error, _)| anyhow::anyhow!("{topic}: {error}"))?.offset)
+}
+
+/// Where a group goes on.
+async fn committed(stack: &Stack, group: &str, topic: &str, partition: i32) -> anyhow::Result<i64> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", stack.bootstrap_servers()).set("group.id", group);
+    let mut list = TopicPartitionList::new();
+    list.add_partition(topic, partition);
+    tokio::task::spawn_blocking(move || {
+        let group: BaseConsumer = config.create()?;
+        let answer = group.committed_offsets(list, Duration::from_secs(15))?;
+        match answer.elements().first().map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) => Ok(offset),
+            other => bail!("{other:?}"),
+        }
+    })
+    .await?
 }
 
 /// Records of `topic` from its beginning, once there are at least so many.
