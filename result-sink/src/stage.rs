@@ -68,16 +68,18 @@ impl ResultSinkStage {
             if let Some(replica) = &waiter.replica {
                 let count = self.producer.partitions(topics::REPLIES).await;
                 let count = count.map_err(|e| StageError::retry(format!("`replies` is not known: {e}")))?;
-                let reply = addressed(topics::REPLIES, record, outcome).header("replica", replica);
-                out.push(reply.to(To::Partition(replies::partition(replica, count))));
+                let reply = Outgoing::of_request(topics::REPLIES, meta, record.value.clone());
+                out.push(reply.header("replica", replica).to(To::Partition(replies::partition(replica, count))));
             }
         }
         Ok(out)
     }
 
     async fn customer(&self, topic: &str, record: &Received, outcome: &Outcome) -> Result<Outgoing, StageError> {
-        let out = addressed(topic, record, outcome).to(To::ByKey).of_customer(outcome.meta.idempotency_key.as_deref());
-        match self.directory.reads_json(&outcome.meta.tenant, topic) {
+        let meta = &outcome.meta;
+        let out = Outgoing::of_request(topic, meta, record.value.clone()).to(To::ByKey);
+        let out = out.of_customer(meta.idempotency_key.as_deref());
+        match self.directory.reads_json(&meta.tenant, topic) {
             true => out.into_json(&self.codec).await,
             false => Ok(out),
         }
@@ -111,10 +113,6 @@ fn poison(record: &Received, message: &str) -> StageError {
         request_id: record.header("request_id").map(str::to_owned),
         plan: Plan::default(),
     }))
-}
-
-fn addressed(topic: &str, record: &Received, outcome: &Outcome) -> Outgoing {
-    Outgoing::of_request(topic, &outcome.meta, record.value.clone())
 }
 
 fn stage_error(error: StorageError) -> StageError {

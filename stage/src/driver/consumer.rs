@@ -212,7 +212,8 @@ impl<H: Handler> PollLoop<H> {
                 self.stop_taking();
             }
             self.lease.beat(Moment::now());
-            if self.lost.is_certain(self.consumer.context().has_way(), Instant::now()) {
+            // One that drains gains nothing by another client.
+            if closing.is_none() && self.lost.is_certain(self.consumer.context().has_way(), Instant::now()) {
                 return Err(DriverError::Lost);
             }
             self.read_notes()?;

@@ -3,6 +3,7 @@
 //! librdkafka forgets brokers that the metadata do not name for a while, such as one that was fenced, and may then wait for
 //! the forgotten one for ever (2.12; its issue 5511). Nothing but a new client helps.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ impl Way {
 
 /// What is known of it.
 pub struct Lost {
-    way: Way,
+    way: Arc<Way>,
     runtime: Handle,
     doubt: Doubt,
     answer: Option<Receiver<bool>>,
@@ -45,13 +46,12 @@ pub struct Lost {
 impl Lost {
     pub fn new(way: Way, runtime: Handle) -> Self {
         let doubt = Doubt::new(Duration::from_millis(way.stage.session_timeout_ms));
-        Self { way, runtime, doubt, answer: None }
+        Self { way: Arc::new(way), runtime, doubt, answer: None }
     }
 
     /// Looks once more; `has_way` is what the client says of itself. True once it is certain.
     pub fn is_certain(&mut self, has_way: bool, now: Instant) -> bool {
-        let answer = self.answer.as_ref().map(Receiver::try_recv);
-        match answer {
+        match self.answer.as_ref().map(Receiver::try_recv) {
             Some(Ok(found)) => {
                 self.answer = None;
                 return !has_way && self.doubt.answered(found);
@@ -62,8 +62,7 @@ impl Lost {
         }
         if self.doubt.asks(has_way, now) {
             let (tell, answer) = channel();
-            let Way { kafka, stage, group, topic } = &self.way;
-            let way = Way { kafka: kafka.clone(), stage: stage.clone(), group: group.clone(), topic: topic.clone() };
+            let way = Arc::clone(&self.way);
             self.runtime.spawn_blocking(move || {
                 // The loop is gone when the stage has ended: nobody waits.
                 let _gone = tell.send(way.is_there());

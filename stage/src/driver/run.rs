@@ -117,7 +117,7 @@ pub async fn run_handler<H: Handler>(spec: DriverSpec, env: &StageEnv, handler: 
     let (spec, handler) = (Arc::new(spec), Arc::new(handler));
     loop {
         match run_client(Arc::clone(&spec), env, Arc::clone(&handler)).await {
-            Err(error @ DriverError::Lost) if !env.shutdown.is_cancelled() => {
+            Err(error @ DriverError::Lost) => {
                 env.metrics.errors_of(spec.stage, &spec.lane, "lost_client").inc();
                 tracing::error!(stage = spec.stage, lane = spec.lane, %error, "the client is replaced");
             }
@@ -144,7 +144,7 @@ async fn run_client<H: Handler>(spec: Arc<DriverSpec>, env: &StageEnv, handler: 
         kafka: env.kafka.clone(),
         stage: env.stage.clone(),
         group: env.kafka.group(&spec.group),
-        topic: names.first().map(|name| (*name).to_owned()).unwrap_or_default(),
+        topic: logical.keys().next().cloned().unwrap_or_default(),
     };
 
     let limits = Limits { window: env.stage.window, records: env.stage.max_in_flight, bytes: env.stage.max_bytes };
