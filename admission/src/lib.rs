@@ -45,7 +45,7 @@ pub use directory::{
     WebhookEntry, configured,
 };
 pub use document::is_document_id;
-pub use meta::{Arrival, Rejected};
+pub use meta::{Arrival, Rejected, meta_of_unreadable};
 pub use millrace_issuers::{Issuers, TokenRefusal};
 pub use nearest::nearest;
 pub use stream::Stream;

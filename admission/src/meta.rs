@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use millrace_config::LimitsConfig;
-use millrace_schemas::{Coordinates, Ended, Lane, Meta, Request, RequestId, body_hash};
+use millrace_schemas::{Coordinates, Ended, Lane, Meta, Operation, Request, RequestId, body_hash};
 
-use crate::directory::{DEFAULT_USER, Directory, Principal};
+use crate::directory::{DEFAULT_USER, Directory, Principal, SYSTEM_TENANT};
 
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 const MAX_USER: usize = 128;
@@ -119,6 +119,33 @@ pub(crate) fn read(
         labels: if check_labels(&request.labels).is_ok() { request.labels.clone() } else { BTreeMap::new() },
     };
     (meta, wrong)
+}
+
+/// The meta of a record within the arrow that can not be read: what its headers name is all there is.
+#[must_use]
+pub fn meta_of_unreadable(tenant: Option<&str>, request_id: Option<&str>, arrival: &Arrival<'_>) -> Meta {
+    let tenant = tenant.filter(|tenant| !tenant.is_empty());
+    let (tenant, user) = tenant.map_or((SYSTEM_TENANT, SYSTEM_TENANT), |tenant| (tenant, DEFAULT_USER));
+    let stamped = arrival.timestamp.unwrap_or(arrival.now / 1_000);
+    Meta {
+        request_id: request_id
+            .and_then(|id| RequestId::parse(tenant, id))
+            .unwrap_or_else(|| own_id(tenant, arrival))
+            .into_string(),
+        run: arrival.run,
+        tenant: tenant.to_owned(),
+        user: user.to_owned(),
+        key_id: None,
+        lane: arrival.lane,
+        operation: Operation::Chat.to_string(),
+        idempotency_key: None,
+        body_hash: None,
+        received_at: stamped.saturating_mul(1_000),
+        deadline: stamped,
+        reply_replica: None,
+        reply_topic: None,
+        labels: BTreeMap::new(),
+    }
 }
 
 /// The id of a request: that of its key, else the one it was given, else that of its place.

@@ -1,10 +1,8 @@
 //! What the router writes, as functions of what it read and decided.
 
-use std::collections::BTreeMap;
-
-use millrace_admission::{DEFAULT_USER, SYSTEM_TENANT};
+use millrace_admission::{Arrival, meta_of_unreadable};
 use millrace_provider::{FINISHED, Who, finished_from_line};
-use millrace_schemas::{Call, CallLine, Completion, Ended, Lane, Meta, Operation, Prompt, RequestId, StageTime};
+use millrace_schemas::{Call, CallLine, Completion, Ended, Lane, Prompt, StageTime};
 use millrace_stage::Received;
 
 use crate::STAGE;
@@ -39,25 +37,9 @@ pub(crate) fn of_prompt(prompt: Prompt, verdict: Verdict, taken: i64, now: i64) 
 
 /// The failed completion of a record that can not be read: what its headers say is all there is.
 pub(crate) fn of_unreadable(record: &Received, lane: Lane, ended: Ended, taken: i64, now: i64) -> Completion {
-    let tenant = record.header("tenant").filter(|tenant| !tenant.is_empty());
-    let (tenant, user) = tenant.map_or((SYSTEM_TENANT, SYSTEM_TENANT), |tenant| (tenant, DEFAULT_USER));
-    let request_id = record.header("request_id").and_then(|id| RequestId::parse(tenant, id));
-    let meta = Meta {
-        request_id: request_id.unwrap_or_else(|| RequestId::of_coordinates(tenant, &record.at)).into_string(),
-        run: record.run(),
-        tenant: tenant.to_owned(),
-        user: user.to_owned(),
-        key_id: None,
-        lane,
-        operation: Operation::Chat.to_string(),
-        idempotency_key: None,
-        body_hash: None,
-        received_at: record.timestamp.saturating_mul(1_000),
-        deadline: record.timestamp,
-        reply_replica: None,
-        reply_topic: None,
-        labels: BTreeMap::new(),
-    };
+    let at = Some(&record.at);
+    let arrival = Arrival { lane, at, timestamp: Some(record.timestamp), now, run: record.run() };
+    let meta = meta_of_unreadable(record.header("tenant"), record.header("request_id"), &arrival);
     Completion {
         meta,
         response: None,
@@ -85,8 +67,11 @@ pub(crate) fn finished_calls(completion: &Completion) -> Vec<Call> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use millrace_admission::SYSTEM_TENANT;
     use millrace_provider::{FAILED, UNCONFIRMED};
-    use millrace_schemas::{CallKind, Coordinates, PromptModeration, Source};
+    use millrace_schemas::{CallKind, Coordinates, Meta, Operation, PromptModeration, RequestId, Source};
 
     use super::*;
 

@@ -1,10 +1,8 @@
 //! The steps, in order.
 
-use std::collections::BTreeMap;
-
-use millrace_admission::{SYSTEM_TENANT, replies};
+use millrace_admission::{Arrival, meta_of_unreadable, replies};
 use millrace_rules::{Compiled, RuleSet, RulesError};
-use millrace_schemas::{Codec, CodecError, Completion, Lane, Meta, Outcome, RequestId, now_micros, topics};
+use millrace_schemas::{Codec, CodecError, Completion, Lane, Outcome, now_micros, topics};
 use millrace_settings::Current;
 use millrace_stage::{DriverSpec, Outgoing, Plan, Poison, Producer, Received, Stage, StageError, To};
 
@@ -84,8 +82,10 @@ impl Stage for ModeratorStage {
 
 impl ModeratorStage {
     async fn poison(&self, record: &Received, message: &str) -> Result<StageError, StageError> {
-        let meta = meta_of_headers(record, self.lane);
-        let outcome = unreadable(meta, message, now_micros());
+        let (at, timestamp, now) = (Some(&record.at), Some(record.timestamp), now_micros());
+        let arrival = Arrival { lane: self.lane, at, timestamp, now, run: record.run() };
+        let meta = meta_of_unreadable(record.header("tenant"), record.header("request_id"), &arrival);
+        let outcome = unreadable(meta, message, now);
         Ok(StageError::Poison(Box::new(Poison {
             code: "undecodable".to_owned(),
             message: message.to_owned(),
@@ -93,29 +93,5 @@ impl ModeratorStage {
             request_id: Some(outcome.meta.request_id.clone()),
             plan: self.plan(&outcome).await?,
         })))
-    }
-}
-
-/// Our own stages name the request in the headers, so even unreadable bytes end as its outcome.
-fn meta_of_headers(record: &Received, lane: Lane) -> Meta {
-    let tenant = record.header("tenant").unwrap_or(SYSTEM_TENANT).to_owned();
-    let request_id = record
-        .header("request_id")
-        .map_or_else(|| RequestId::of_coordinates(&tenant, &record.at).into_string(), str::to_owned);
-    Meta {
-        request_id,
-        run: record.run(),
-        user: SYSTEM_TENANT.to_owned(),
-        tenant,
-        key_id: None,
-        lane,
-        operation: "chat.completions".to_owned(),
-        idempotency_key: None,
-        body_hash: None,
-        received_at: record.timestamp.saturating_mul(1000),
-        deadline: record.timestamp,
-        reply_replica: None,
-        reply_topic: None,
-        labels: BTreeMap::new(),
     }
 }

@@ -17,6 +17,7 @@ use crate::{cassandra, free_ports, registry, wire};
 #[derive(Clone, Debug)]
 pub struct Builder {
     brokers: usize,
+    broker_session: Duration,
     kafka: bool,
     cassandra: bool,
     synced: bool,
@@ -30,6 +31,7 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             brokers: 1,
+            broker_session: Duration::from_secs(6),
             kafka: true,
             cassandra: true,
             synced: false,
@@ -46,6 +48,14 @@ impl Builder {
     #[must_use]
     pub fn brokers(mut self, brokers: usize) -> Self {
         self.brokers = brokers;
+        self
+    }
+
+    /// How long a broker may be silent before the cluster does without it; 6 s unless said otherwise. One that was
+    /// killed comes back no sooner.
+    #[must_use]
+    pub fn broker_session(mut self, session: Duration) -> Self {
+        self.broker_session = session;
         self
     }
 
@@ -155,7 +165,7 @@ impl Builder {
         if self.kafka {
             for index in 0..nodes.len() {
                 let folder = data.path().join(format!("kafka-{index}"));
-                brokers.push(server(kafka::launch(&folder, index, &nodes, &self.users)?));
+                brokers.push(server(kafka::launch(&folder, index, &nodes, &self.users, self.broker_session)?));
             }
         }
         let database = if self.cassandra {

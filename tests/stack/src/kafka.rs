@@ -1,6 +1,7 @@
 //! Apache Kafka in KRaft mode: every node is broker and controller.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -36,9 +37,15 @@ pub(crate) struct User {
 ///
 /// # Errors
 /// When Kafka was not fetched or its configuration cannot be written.
-pub(crate) fn launch(folder: &Path, index: usize, nodes: &[NodePorts], users: &[User]) -> Result<Launch> {
+pub(crate) fn launch(
+    folder: &Path,
+    index: usize,
+    nodes: &[NodePorts],
+    users: &[User],
+    session: Duration,
+) -> Result<Launch> {
     let libs = KAFKA.locate()?.join("libs");
-    let properties = write_file(folder, "server.properties", &properties(folder, index, nodes, users))?;
+    let properties = write_file(folder, "server.properties", &properties(folder, index, nodes, users, session))?;
 
     let properties = properties.display().to_string();
     let java = |heap: &str, main: &str| -> Vec<String> {
@@ -73,7 +80,7 @@ pub(crate) fn node_id(index: usize) -> i32 {
     i32::try_from(index).unwrap_or(i32::MAX - 1) + 1
 }
 
-fn properties(folder: &Path, index: usize, nodes: &[NodePorts], users: &[User]) -> String {
+fn properties(folder: &Path, index: usize, nodes: &[NodePorts], users: &[User], session: Duration) -> String {
     let NodePorts { plain, controller, sasl } = nodes[index];
     let voters: Vec<String> = nodes
         .iter()
@@ -107,11 +114,12 @@ message.max.bytes=8388608
 replica.fetch.max.bytes=8388608
 num.network.threads=2
 num.io.threads=4
-broker.session.timeout.ms=6000
+broker.session.timeout.ms={session}
 broker.heartbeat.interval.ms=1000
 controlled.shutdown.enable=true
 ",
         id = node_id(index),
+        session = session.as_millis(),
         voters = voters.join(","),
         folder = folder.display(),
     );

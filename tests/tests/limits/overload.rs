@@ -22,8 +22,10 @@ const OFFERED: u32 = 10 * CAPACITY;
 const RIVALS: u32 = 50;
 /// How long, in seconds; `MILLRACE_OVERLOAD_SECONDS` says otherwise.
 const SECONDS: u32 = 20;
-/// Records that a customer publishes meanwhile; a topic takes what comes.
+/// Records that a customer publishes meanwhile, and how long they are; a topic takes what comes. Together they have five times the
+/// bytes that a stage may hold.
 const PUBLISHED: usize = 200;
+const WORDS: usize = 42_000;
 /// The most that any process may have had in memory, in MiB: docs/reliability.md says how it comes about.
 const MEMORY: u64 = 160;
 
@@ -135,7 +137,7 @@ async fn publish(stack: &Stack) -> anyhow::Result<()> {
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", stack.bootstrap_servers()).create()?;
     for n in 0..PUBLISHED {
         let headers = OwnedHeaders::new().insert(Header { key: "content-type", value: Some("application/json") });
-        let body = body(&format!("Published {n}"));
+        let body = body(&format!("Published {n}{}", " word".repeat(WORDS)));
         let record = FutureRecord::<(), [u8]>::to("acme.requests").headers(headers).payload(body.as_bytes());
         producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error)?;
     }

@@ -9,13 +9,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use serde_json::{Value, json};
 
-use crate::{produce_to, producer, tapped};
+use crate::{BOUND, JSON, produce_to, producer, tapped};
 
-/// Bound to the tenant `acme`.
-const BOUND: &str = "acme.requests";
 /// Anybody may write there; a record must prove its tenant.
 const SHARED: &str = "e2e.requests.batch";
-const JSON: (&str, &str) = ("content-type", "application/json");
 /// Every record goes here, so that whatever stalls one stalls all.
 const PARTITION: i32 = 1;
 

@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use millrace_schemas::{Coordinates, RequestId};
 use millrace_stack::Stack;
 use millrace_tests::Pipeline;
 use rdkafka::ClientConfig;
@@ -14,11 +13,9 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::json;
 
-use crate::{committed, produce_to, producer, tapped, until};
+use crate::{JSON, WITHIN, committed, eventually, producer, publish, tapped, until};
 
-const BOUND: &str = "acme.requests";
 const PARTITION: i32 = 3;
-const WITHIN: Duration = Duration::from_secs(60);
 /// A topic of the arrow, who reads it, and what they make of each of its records.
 const HOPS: [(&str, &[&str], &str); 3] = [
     ("prompts.batch", &["inference-router.batch"], "completions.batch"),
@@ -32,10 +29,7 @@ const READERS: [&str; 6] =
 pub async fn are_dropped_by_every_reader(stack: &Stack, pipeline: &mut Pipeline) -> anyhow::Result<()> {
     let producer = producer(stack)?;
     let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Once, please" }] }).to_string();
-    let json = [("content-type", "application/json")];
-    let offset = produce_to(&producer, BOUND, Some(PARTITION), &json, body.as_bytes()).await?;
-    let at = Coordinates { topic: BOUND.to_owned(), generation: 0, partition: PARTITION, offset };
-    let id = RequestId::of_coordinates("acme", &at).into_string();
+    let (_, id) = publish(stack, PARTITION, &[JSON], body.as_bytes()).await?;
     let url = format!("{}/v1/requests/{id}", pipeline.http);
     until(&url, |v| v["status"] == "succeeded").await?;
     let paid = pipeline.count().await?["requests"].clone();
@@ -44,7 +38,9 @@ pub async fn are_dropped_by_every_reader(stack: &Stack, pipeline: &mut Pipeline)
             let first = found(stack, topic, &id).await?;
             let offset = again(&producer, &first).await?;
             for group in groups {
-                until_passed(stack, group, topic, offset).await?;
+                let (group, topic) = (format!("e2e.{group}"), format!("e2e.{topic}"));
+                let passed = async || Ok(committed(stack, &group, &topic, PARTITION).await? > offset);
+                eventually(&format!("{group} passes {offset} of {topic}"), passed).await?;
             }
         }
         for (topic, _, derived) in HOPS {
@@ -101,15 +97,4 @@ async fn again(producer: &FutureProducer, record: &OwnedMessage) -> anyhow::Resu
     (copy.key, copy.payload, copy.headers) = (record.key(), record.payload(), headers);
     let sent = producer.send(copy, Duration::from_secs(10)).await;
     Ok(sent.map_err(|(error, _)| error)?.offset)
-}
-
-/// Until a group is done with the record at an offset.
-async fn until_passed(stack: &Stack, group: &str, topic: &str, offset: i64) -> anyhow::Result<()> {
-    let (group, topic) = (format!("e2e.{group}"), format!("e2e.{topic}"));
-    let until = Instant::now() + WITHIN;
-    while committed(stack, &group, &topic, PARTITION).await? <= offset {
-        ensure!(Instant::now() < until, "{group} does not pass {offset} of {topic}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use millrace_schemas::{Coordinates, RequestId};
+use millrace_schemas::RequestId;
 use millrace_stack::Stack;
 use millrace_tests::{FAST_REQUESTS, Pipeline, State, TENANT_KEY};
 use rdkafka::ClientConfig;
@@ -11,12 +11,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use serde_json::{Value, json};
 
-use crate::{committed, produce_to, producer, tapped, until};
+use crate::{BOUND, JSON, WITHIN, committed, eventually, produce_to, producer, publish, tapped, until};
 
-const BOUND: &str = "acme.requests";
-const JSON: (&str, &str) = ("content-type", "application/json");
 const PARTITION: i32 = 2;
-const WITHIN: Duration = Duration::from_secs(60);
 /// Who judges requests, and who must know a model to call it.
 const CHANGED: [&str; 6] =
     ["prompt-builder-0", "prompt-builder-1", "inference-router-0", "inference-router-1", "ingress-0", "ingress-1"];
@@ -109,9 +106,7 @@ pub async fn from_the_request_of_what_an_inner_stage_gave_up(
         pipeline.terminate(builder).await?;
     }
     let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "Was it damaged?" }] });
-    let offset = produce_to(&producer, BOUND, Some(PARTITION), &[JSON], body.to_string().as_bytes()).await?;
-    let at = Coordinates { topic: BOUND.to_owned(), generation: 0, partition: PARTITION, offset };
-    let id = RequestId::of_coordinates("acme", &at).into_string();
+    let (at, id) = publish(stack, PARTITION, &[JSON], body.to_string().as_bytes()).await?;
     // Its prompt, damaged on its way.
     let source = format!("{at} 1024 00000000000000ff");
     let headers = [("source", source.as_str()), ("request_id", id.as_str()), ("tenant", "acme")];
@@ -149,16 +144,10 @@ pub async fn written_before_its_record_is_passed_over(stack: &Stack, pipeline: &
     }
     // Random enough that it does not shrink.
     let bytes: Vec<u8> = (0_u32..10_000).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-    let offset = produce_to(&producer(stack)?, BOUND, Some(PARTITION), &[], &bytes).await?;
-    let until_failed = Instant::now() + WITHIN;
-    while !both_failed(pipeline)? {
-        ensure!(Instant::now() < until_failed, "the builders go on without the dead letter");
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
+    let (at, id) = publish(stack, PARTITION, &[], &bytes).await?;
+    eventually("no builder goes on without the dead letter", async || both_failed(pipeline)).await?;
     let committed = committed(stack, "e2e.prompt-builder.batch", BOUND, PARTITION).await?;
-    ensure!(committed <= offset, "the record at {offset} is passed over: committed at {committed}");
-    let at = Coordinates { topic: BOUND.to_owned(), generation: 0, partition: PARTITION, offset };
-    let id = RequestId::of_coordinates("acme", &at).into_string();
+    ensure!(committed <= at.offset, "the record at {} is passed over: committed at {committed}", at.offset);
     let prompts = tapped(pipeline, "prompts.batch", 1).await?;
     let ended = prompts.iter().find(|prompt| prompt["headers"]["request_id"] == id.as_str());
     ensure!(ended.is_none(), "it ended before its dead letter was written: {ended:?}");
@@ -168,7 +157,7 @@ pub async fn written_before_its_record_is_passed_over(stack: &Stack, pipeline: &
         pipeline.restart(builder)?;
     }
     pipeline.until_ready().await?;
-    let place = format!("{BOUND}/{PARTITION}/{offset}");
+    let place = format!("{BOUND}/{PARTITION}/{}", at.offset);
     let found = letter(pipeline, |l| l["from"] == place.as_str()).await?;
     ensure!(found["request_id"] == id.as_str(), "{found} is not of {id}");
     let url = format!("{}/v1/requests/{id}", pipeline.http);

@@ -30,6 +30,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use millrace_schemas::{Coordinates, RequestId};
 use millrace_stack::Stack;
 use millrace_tests::{
     ADMIN_KEY, FAST_OUTCOMES, FAST_REQUESTS, JSON_OUTCOMES, KAFKA_USER, Pipeline, RIVAL_TOPICS, Setup, TENANT_KEY,
@@ -42,12 +43,27 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
+/// A topic that is bound to the tenant `acme`.
+const BOUND: &str = "acme.requests";
+/// What a record of plain JSON says of itself.
+const JSON: (&str, &str) = ("content-type", "application/json");
 /// Where pages may come from that call the ingress.
 const ORIGIN: &str = "https://app.example.com";
+/// How long anything may take that is waited for.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Runs it, and says how long it took.
+macro_rules! step {
+    ($call:expr) => {{
+        let began = Instant::now();
+        $call.await?;
+        println!("{:6.1} s  {}", began.elapsed().as_secs_f64(), stringify!($call));
+    }};
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow::Result<()> {
-    let stack = Stack::builder().sasl(kafka_users()).start().await?;
+    let stack = Stack::builder().sasl(kafka_users()).broker_session(written_first::SILENCE * 2).start().await?;
     clients::python("tests/acls.py", &grants(&stack)).await?;
     let origins = format!("[\"{ORIGIN}\"]");
     // More than is spent here: whoever reads and writes `budgets` must be allowed to.
@@ -63,42 +79,43 @@ async fn every_request_has_one_outcome_and_every_call_is_on_the_bill() -> anyhow
         budget,
     ];
     let mut pipeline = Pipeline::start(&stack, Setup::copies(2).env(&env)).await?;
-    volume::two_thousand_from_a_file(&pipeline).await?;
-    http::answers_as_openai_does(&pipeline).await?;
-    embeddings::come_as_clients_know_them(&stack, &pipeline).await?;
-    stream::flows_as_clients_know_it(&pipeline).await?;
-    batches::flow_as_clients_know_them(&pipeline).await?;
-    batches::end_when_their_time_is_over(&pipeline).await?;
-    responses::come_as_clients_know_them(&stack, &pipeline).await?;
-    crash::in_the_middle_of_an_answer(&mut pipeline).await?;
-    clients::publish_and_read_without_our_code(&stack, &pipeline).await?;
-    clients::readers_drop_copies(&stack, &pipeline).await?;
-    knowledge::documents_are_found_by_their_own_tenant(&pipeline).await?;
-    bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline).await?;
-    dlq::of_any_size(&stack, &pipeline).await?;
-    dlq::mended_and_run_again_once(&stack, &mut pipeline).await?;
-    dlq::from_the_request_of_what_an_inner_stage_gave_up(&stack, &mut pipeline).await?;
-    dlq::written_before_its_record_is_passed_over(&stack, &mut pipeline).await?;
-    copies::are_dropped_by_every_reader(&stack, &mut pipeline).await?;
-    written_first::a_recorded_call_is_not_paid_again(&stack, &mut pipeline).await?;
-    written_first::nothing_is_paid_or_accepted_before_it_is_written(&stack, &mut pipeline).await?;
-    cancel::a_running_call_is_broken_off_and_on_the_bill(&pipeline).await?;
-    bodies::are_answered_at_both_doors(&stack, &mut pipeline).await?;
-    idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline).await?;
-    retries::join_what_is_running(&pipeline).await?;
-    tenants::are_made_and_end_while_it_runs(&mut pipeline).await?;
-    issuers::prove_users_at_both_doors(&stack, &pipeline, &corp).await?;
-    rates::hold_over_all_doors(&pipeline).await?;
-    keys::of_a_pool_change_under_load(&mut pipeline).await?;
-    reload::is_taken_up_under_load(&mut pipeline).await?;
-    reload::changes_rules_prices_and_routes_under_load(&mut pipeline).await?;
-    batches::survive_the_death_of_every_replica(&mut pipeline).await?;
-    clients::as_a_customer_of_the_broker(&stack, &pipeline).await?;
-    customers::never_meet_on_the_broker(&stack, &pipeline).await?;
-    usage_is_what_the_provider_counted(&pipeline).await?;
-    a_refused_password_is_said(&pipeline).await?;
-    backup::a_lost_store_is_restored(&mut pipeline).await?;
-    secrets::are_in_nothing_that_was_written(&stack, &pipeline).await?;
+    step!(volume::two_thousand_from_a_file(&pipeline));
+    step!(http::answers_as_openai_does(&pipeline));
+    step!(embeddings::come_as_clients_know_them(&stack, &pipeline));
+    step!(stream::flows_as_clients_know_it(&pipeline));
+    step!(batches::flow_as_clients_know_them(&pipeline));
+    step!(batches::end_when_their_time_is_over(&pipeline));
+    step!(responses::come_as_clients_know_them(&stack, &pipeline));
+    step!(crash::in_the_middle_of_an_answer(&mut pipeline));
+    step!(clients::publish_and_read_without_our_code(&stack, &pipeline));
+    step!(clients::readers_drop_copies(&stack, &pipeline));
+    step!(knowledge::documents_are_found_by_their_own_tenant(&pipeline));
+    step!(bad_input::ends_as_a_dead_letter_and_a_failed_outcome(&stack, &pipeline));
+    step!(dlq::of_any_size(&stack, &pipeline));
+    step!(dlq::mended_and_run_again_once(&stack, &mut pipeline));
+    step!(dlq::from_the_request_of_what_an_inner_stage_gave_up(&stack, &mut pipeline));
+    step!(dlq::written_before_its_record_is_passed_over(&stack, &mut pipeline));
+    step!(copies::are_dropped_by_every_reader(&stack, &mut pipeline));
+    step!(written_first::a_recorded_call_is_not_paid_again(&stack, &mut pipeline));
+    step!(written_first::nothing_is_paid_or_accepted_before_it_is_written(&stack, &mut pipeline));
+    step!(cancel::a_running_call_is_broken_off_and_on_the_bill(&pipeline));
+    step!(bodies::are_answered_at_both_doors(&stack, &mut pipeline));
+    step!(idempotency::one_key_is_one_call_at_every_door(&stack, &mut pipeline));
+    step!(retries::join_what_is_running(&pipeline));
+    step!(tenants::are_made_and_end_while_it_runs(&mut pipeline));
+    step!(issuers::prove_users_at_both_doors(&stack, &pipeline, &corp));
+    step!(rates::hold_over_all_doors(&pipeline));
+    step!(keys::of_a_pool_change_under_load(&mut pipeline));
+    step!(reload::is_taken_up_under_load(&mut pipeline));
+    step!(reload::changes_rules_prices_and_routes_under_load(&mut pipeline));
+    step!(batches::survive_the_death_of_every_replica(&mut pipeline));
+    step!(clients::as_a_customer_of_the_broker(&stack, &pipeline));
+    step!(customers::never_meet_on_the_broker(&stack, &pipeline));
+    step!(usage_is_what_the_provider_counted(&pipeline));
+    step!(usage_is_its_own_tenants(&pipeline));
+    step!(a_refused_password_is_said(&pipeline));
+    step!(backup::a_lost_store_is_restored(&mut pipeline));
+    step!(secrets::are_in_nothing_that_was_written(&stack, &pipeline));
     pipeline.stop().await?;
     stack.stop().await
 }
@@ -153,6 +170,22 @@ async fn usage_is_what_the_provider_counted(pipeline: &Pipeline) -> anyhow::Resu
     bail!("usage says {calls} calls, the provider {counted}")
 }
 
+/// A tenant's key reads what that tenant used, and not what its calls cost.
+async fn usage_is_its_own_tenants(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let ask = async |path: &str| {
+        let answer = client()?.get(format!("{}{path}", pipeline.http)).bearer_auth(TENANT_KEY).send().await?;
+        anyhow::Ok((answer.status().as_u16(), answer.json::<Value>().await?))
+    };
+    for (path, status) in [("/v1/usage?tenant=rival", 404), ("/admin/v1/usage?tenant=acme", 401)] {
+        let told = ask(path).await?;
+        ensure!(told.0 == status && told.1["error"]["message"].is_string(), "{path}: {told:?}");
+    }
+    let (status, own) = ask("/v1/usage?tenant=acme").await?;
+    ensure!(status == 200 && own["tenant"] == "acme" && own["total"]["calls"].as_u64() > Some(0), "{status} {own}");
+    ensure!(!own.to_string().contains("cost_nanos"), "{own}");
+    Ok(())
+}
+
 async fn until(url: &str, done: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
     until_as(TENANT_KEY, url, done).await
 }
@@ -198,6 +231,29 @@ async fn produce_to(
     Ok(sent.map_err(|(error, _)| anyhow::anyhow!("{topic}: {error}"))?.offset)
 }
 
+/// Publishes to [`BOUND`]; tells where the record lies, and the id of its request.
+async fn publish(
+    stack: &Stack,
+    partition: i32,
+    headers: &[(&str, &str)],
+    value: &[u8],
+) -> anyhow::Result<(Coordinates, String)> {
+    let offset = produce_to(&producer(stack)?, BOUND, Some(partition), headers, value).await?;
+    let at = Coordinates { topic: BOUND.to_owned(), generation: 0, partition, offset };
+    let id = RequestId::of_coordinates("acme", &at).into_string();
+    Ok((at, id))
+}
+
+/// Waits until something is so.
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while !is_so().await? {
+        ensure!(began.elapsed() < WITHIN, "not within {WITHIN:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
 /// Where a group goes on.
 async fn committed(stack: &Stack, group: &str, topic: &str, partition: i32) -> anyhow::Result<i64> {
     let mut config = ClientConfig::new();
@@ -217,7 +273,7 @@ async fn committed(stack: &Stack, group: &str, topic: &str, partition: i32) -> a
 
 /// Records of `topic` from its beginning, once there are at least so many.
 async fn tapped(pipeline: &Pipeline, topic: &str, at_least: usize) -> anyhow::Result<Vec<Value>> {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + WITHIN;
     loop {
         let text = pipeline.command(&["tap", topic, "--from-beginning", "--no-follow"]).await?;
         let found = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
