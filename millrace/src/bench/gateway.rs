@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::clients::{Door, Seen, first_text, load, memory_with};
 use super::pipeline::{SHORT, burst};
-use super::{Amounts, Row, Target, another_provider, litellm, middle, row, usage};
+use super::{Amounts, Row, Target, another_provider, litellm, middle, row};
 use crate::cli::BenchArgs;
 
 const CLIENTS: [usize; 4] = [1, 16, 64, 256];
@@ -36,8 +36,8 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
     let stack = Stack::builder().start().await?;
     let pipeline = Pipeline::start(&stack, Setup::copies(1).env(&ENV)).await?;
     let (provider, base) = another_provider(&pipeline).await?;
-    let (proxy, url) = litellm::start(&base, pipeline.folder()).await?;
-    let workers = proxy.pid().map(usage::tree).unwrap_or_default();
+    let proxy = litellm::start(&base, pipeline.folder()).await?;
+    let workers = proxy.pids();
 
     let direct = Door {
         url: base.trim_end_matches("/v1").to_owned(),
@@ -45,7 +45,7 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<Vec<Row>> {
         pids: provider.pid().into_iter().collect(),
     };
     let ours = Door { url: pipeline.http.clone(), key: TENANT_KEY, pids: pipeline.pids() };
-    let other = Door { url, key: litellm::KEY, pids: workers.clone() };
+    let other = Door { url: proxy.url.clone(), key: litellm::KEY, pids: workers.clone() };
     let records = Amounts::of(args).warm_up;
     eprintln!("warming up Kafka and Cassandra with {records} records");
     burst(&pipeline, records, SHORT).await?;

@@ -7,14 +7,47 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use millrace_tests::{Process, client, run};
 
+use super::usage;
+
 /// It refuses keys that are easily guessed.
 pub const KEY: &str = "sk-8f1d2c7a90b34e65a1d0";
 
 const WORKERS: &str = "2";
 const READY_WITHIN: Duration = Duration::from_secs(180);
 
-/// Starts it before the provider at `provider` (with `/v1`); its base URL comes with it.
-pub async fn start(provider: &str, folder: &Path) -> anyhow::Result<(Process, String)> {
+/// The proxy while it runs. It ends with all its workers, which outlive a parent that was killed.
+pub struct Proxy {
+    /// Its base URL.
+    pub url: String,
+    process: Option<Process>,
+}
+
+impl Proxy {
+    /// Its processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.process.as_ref().and_then(Process::pid).map(usage::tree).unwrap_or_default()
+    }
+
+    /// Ends it in good order.
+    pub async fn terminate(mut self) -> anyhow::Result<()> {
+        match self.process.take() {
+            Some(process) => process.terminate().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        for pid in self.pids() {
+            // One that has ended meanwhile needs no signal.
+            let _ended = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).output();
+        }
+    }
+}
+
+/// Starts it before the provider at `provider` (with `/v1`).
+pub async fn start(provider: &str, folder: &Path) -> anyhow::Result<Proxy> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/bench/peers/litellm.sh");
     let command = run(&script, &[]).await?;
     let config = folder.join("litellm.yaml");
@@ -26,15 +59,16 @@ pub async fn start(provider: &str, folder: &Path) -> anyhow::Result<(Process, St
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let log = folder.join("litellm.log");
     let process = Process::start_binary(Path::new(command.trim()), "litellm", &args, &env, log)?;
-    let url = format!("http://127.0.0.1:{port}");
+    let proxy = Proxy { url: format!("http://127.0.0.1:{port}"), process: Some(process) };
     let until = Instant::now() + READY_WITHIN;
     let client = client()?;
     loop {
-        let answer = client.get(format!("{url}/health/liveliness")).send().await;
+        let answer = client.get(format!("{}/health/liveliness", proxy.url)).send().await;
         if answer.is_ok_and(|answer| answer.status().is_success()) {
-            return Ok((process, url));
+            return Ok(proxy);
         }
-        ensure!(Instant::now() < until, "LiteLLM is not ready after {READY_WITHIN:?}:\n{}", process.tail());
+        let tail = || proxy.process.as_ref().map(Process::tail).unwrap_or_default();
+        ensure!(Instant::now() < until, "LiteLLM is not ready after {READY_WITHIN:?}:\n{}", tail());
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

@@ -1,17 +1,12 @@
 //! Apache Cassandra, one node: the CQL peer of ScyllaDB.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::parts::CASSANDRA;
 use crate::server::{Launch, write_file};
 use crate::wire::Probe;
-
-/// Workers that have nothing to do ask their timers for 10 µs before they look again (`SEPWorker`). That is dear on
-/// virtual machines, and nobody waits for it.
-const TIMER_SLACK: Duration = Duration::from_millis(1);
 
 /// How to run the node.
 ///
@@ -44,7 +39,6 @@ pub(crate) fn launch(folder: &Path, port: u16, storage_port: u16, synced: bool) 
         folder: folder.to_owned(),
         prepare: None,
         arguments: run,
-        timer_slack: Some(TIMER_SLACK),
         port,
         probe: Probe::Cql,
     })

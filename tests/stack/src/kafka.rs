@@ -69,7 +69,6 @@ pub(crate) fn launch(
         folder: folder.to_owned(),
         prepare: Some(format),
         arguments: run,
-        timer_slack: None,
         port: nodes[index].plain,
         probe: Probe::Kafka { node: node_id(index) },
     })

@@ -39,7 +39,6 @@ pub(crate) fn launch(folder: &Path, port: u16) -> Result<Launch> {
         folder: folder.to_owned(),
         prepare: None,
         arguments: run.into(),
-        timer_slack: None,
         port,
         probe: Probe::Http { path: "/apis/ccompat/v7/subjects" },
     })

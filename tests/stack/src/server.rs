@@ -31,8 +31,6 @@ pub(crate) struct Launch {
     pub(crate) prepare: Option<Vec<String>>,
     /// Arguments of `java`.
     pub(crate) arguments: Vec<String>,
-    /// How late its timers may be.
-    pub(crate) timer_slack: Option<Duration>,
     /// Where it serves, on loopback.
     pub(crate) port: u16,
     /// How to ask it.
@@ -158,7 +156,7 @@ impl Server {
 
     fn java(&self, arguments: &[String]) -> Result<Child> {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path())?;
-        let child = java(self.launch.timer_slack)
+        let child = Command::new("java")
             .args(arguments)
             .current_dir(&self.launch.folder)
             .stdin(Stdio::null())
@@ -191,16 +189,6 @@ impl Server {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
-}
-
-/// `java`, to which arguments are to be given. A process may set the slack of its own timers only, and what it becomes
-/// keeps it; elsewhere than on Linux there is no such file.
-fn java(timer_slack: Option<Duration>) -> Command {
-    let Some(slack) = timer_slack else { return Command::new("java") };
-    let mut command = Command::new("sh");
-    let script = format!("echo {} >/proc/self/timerslack_ns; exec java \"$@\"", slack.as_nanos());
-    command.args(["-c", &script, "java"]);
-    command
 }
 
 /// Writes a configuration file into a server's folder, making the folder first.
