@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use anyhow::{Context, ensure};
 use millrace_stack::Stack;
 use millrace_tests::Pipeline;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use serde_json::{Value, json};
 
-use crate::{BOUND, JSON, produce_to, producer, tapped};
+use crate::{BOUND, JSON, allow_records_of, produce_to, producer, tapped};
 
 /// Anybody may write there; a record must prove its tenant.
 const SHARED: &str = "e2e.requests.batch";
@@ -80,7 +78,8 @@ fn sound() -> Value {
 
 /// Each bad record is a dead letter and an outcome with one clear message, and the one behind it is served.
 pub async fn ends_as_a_dead_letter_and_a_failed_outcome(stack: &Stack, pipeline: &Pipeline) -> anyhow::Result<()> {
-    allow_large_records(stack).await?;
+    // A customer's own topic may take larger records than ours; what is made of them may not be larger.
+    allow_records_of(stack, BOUND, "12582912").await?;
     let producer = producer(stack)?;
     let cases = cases();
     let before = tapped(pipeline, "outcomes.batch", 0).await?.len();
@@ -119,17 +118,6 @@ pub async fn ends_as_a_dead_letter_and_a_failed_outcome(stack: &Stack, pipeline:
         let is_behind = |o: &&Value| o["value"]["meta"]["labels"]["behind"] == behind.as_str();
         let served = outcomes.iter().find(is_behind).with_context(|| format!("{place}: nothing behind it"))?;
         ensure!(served["value"]["status"] == "succeeded", "{place}: {served}");
-    }
-    Ok(())
-}
-
-/// A customer's own topic may take larger records than ours; what is made of them may not be larger.
-async fn allow_large_records(stack: &Stack) -> anyhow::Result<()> {
-    let admin: AdminClient<DefaultClientContext> =
-        rdkafka::ClientConfig::new().set("bootstrap.servers", stack.bootstrap_servers()).create()?;
-    let alter = AlterConfig::new(ResourceSpecifier::Topic(BOUND)).set("max.message.bytes", "12582912");
-    for result in admin.alter_configs([&alter], &AdminOptions::new()).await? {
-        result.map_err(|(topic, error)| anyhow::anyhow!("{topic:?}: {error}"))?;
     }
     Ok(())
 }

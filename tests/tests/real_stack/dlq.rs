@@ -6,12 +6,11 @@ use anyhow::{Context, ensure};
 use millrace_schemas::RequestId;
 use millrace_stack::Stack;
 use millrace_tests::{FAST_REQUESTS, Pipeline, State, TENANT_KEY};
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use serde_json::{Value, json};
 
-use crate::{BOUND, JSON, WITHIN, committed, eventually, produce_to, producer, publish, tapped, until};
+use crate::{
+    BOUND, JSON, WITHIN, allow_records_of, committed, eventually, produce_to, producer, publish, tapped, until,
+};
 
 const PARTITION: i32 = 2;
 /// Who judges requests, and who must know a model to call it.
@@ -136,12 +135,7 @@ pub async fn from_the_request_of_what_an_inner_stage_gave_up(
 
 /// While a dead letter can not be written, its record is not passed over.
 pub async fn written_before_its_record_is_passed_over(stack: &Stack, pipeline: &mut Pipeline) -> anyhow::Result<()> {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", stack.bootstrap_servers()).create()?;
-    let alter = AlterConfig::new(ResourceSpecifier::Topic("e2e.dead-letters")).set("max.message.bytes", "2000");
-    for result in admin.alter_configs([&alter], &AdminOptions::new()).await? {
-        result.map_err(|(topic, error)| anyhow::anyhow!("{topic:?}: {error}"))?;
-    }
+    allow_records_of(stack, "e2e.dead-letters", "2000").await?;
     // Random enough that it does not shrink.
     let bytes: Vec<u8> = (0_u32..10_000).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     let (at, id) = publish(stack, PARTITION, &[], &bytes).await?;

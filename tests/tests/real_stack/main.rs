@@ -37,6 +37,8 @@ use millrace_tests::{
     client, kafka_users, millrace, run,
 };
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -242,6 +244,17 @@ async fn publish(
     let at = Coordinates { topic: BOUND.to_owned(), generation: 0, partition, offset };
     let id = RequestId::of_coordinates("acme", &at).into_string();
     Ok((at, id))
+}
+
+/// From now on a topic takes records of so many bytes at most.
+async fn allow_records_of(stack: &Stack, topic: &str, bytes: &str) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", stack.bootstrap_servers()).create()?;
+    let alter = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
+    for result in admin.alter_configs([&alter], &AdminOptions::new()).await? {
+        result.map_err(|(topic, error)| anyhow::anyhow!("{topic:?}: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Waits until something is so.

@@ -64,7 +64,12 @@ pub async fn nothing_is_paid_or_accepted_before_it_is_written(
     // With the same key it is one request, whether the first was written or not.
     let told = ask(pipeline, Some(KEY)).await?;
     ensure!(told.status == 202 || told.status == 200, "{told:?}");
-    answered(pipeline, &RequestId::of_key("acme", KEY).into_string()).await?;
+    let id = RequestId::of_key("acme", KEY).into_string();
+    answered(pipeline, &id).await?;
+    let is_booked = async || Ok(!ends(pipeline, &id).await?.is_empty());
+    eventually("the end of its call is written", is_booked).await?;
+    let ends = ends(pipeline, &id).await?;
+    ensure!(ends == ["finished"], "the same key is more than one call: {ends:?}");
     // What was asked without a key was given up, or written: nobody knows.
     let calls = paid(pipeline).await? - paid_before;
     ensure!(calls == 2 || calls == 3, "{calls} calls for two requests, or three");
